@@ -118,12 +118,14 @@ def median_ratio(ours: list[float], theirs: list[float]) -> float:
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
 
 
-def add_result_options(parser: argparse.ArgumentParser) -> None:
-    """Add what every benchmark takes for its result: a note, a JSON file, a picture."""
+def add_result_options(parser: argparse.ArgumentParser, picture: bool = True) -> None:
+    """Add what every benchmark takes for its result: a note, a JSON file, and mostly a picture."""
     parser.add_argument(
         "--note", default="", help="a remark for the result, such as 'shared machine'"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE")
+    if not picture:
+        return
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="also draw it to FILE (PNG, SVG)"
     )

@@ -6,6 +6,7 @@ workers, which changes only the speed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,15 +65,18 @@ def resolve(request: PrepRequest) -> Resolved:
     # Checked first: inspecting the sources can take minutes.
     if why_not := why_not_written(str(request.out)):
         raise ConfigError(f"--out {masked(request.out)}: {why_not}")
-    files = source_files(request)
-    filters, test_ngrams = filter_settings(request)
-    settings = prep_settings(request, files, filters)
     url = str(request.out) if is_url(request.out) else ""
     if request.work_dir and not url:
         raise ConfigError("--work-dir requires --out URL; a local --out needs no work folder")
+    out = work_folder(url, request.work_dir, request.task_count) if url else Path(request.out)
+    _check_outside(out, _given_paths(request))
+    files = source_files(request, out)
+    _check_outside(out, [file.path for file in files if isinstance(file.path, Path)])
+    filters, test_ngrams = filter_settings(request)
+    settings = prep_settings(request, files, filters)
     return Resolved(
         request=request,
-        out=work_folder(url, request.work_dir, request.task_count) if url else Path(request.out),
+        out=out,
         url=url,
         files=files,
         settings=settings,
@@ -90,8 +94,30 @@ def worker_count(asked: int, files: Sequence[SourceFile]) -> int:
     return max(1, min(usable_cores(), sum(file.bytes for file in files) // 4_000_000))
 
 
-def source_files(request: PrepRequest) -> list[SourceFile]:
-    """Return the input files after inspecting each.
+def _given_paths(request: PrepRequest) -> list[Path]:
+    """Return the local files and folders that a request names."""
+    given = [path for kind in SOURCE_KINDS for path in getattr(request, kind)]
+    given += [*request.hf, *request.wiki_index, *request.decontaminate]
+    given += filter(None, [request.vocab, request.wiki_templates])
+    return [Path(path) for path in given if not is_url(path) and os.path.exists(path)]
+
+
+def _check_outside(out: Path, paths: Sequence[Path]) -> None:
+    """Refuse inputs in the output folder: --overwrite would delete them, for example.
+
+    Raises:
+        ConfigError: names the folder and the input.
+    """
+    folder = Path(os.path.realpath(out))  # Path.resolve raises an error for a loop of links
+    for path in paths:
+        real = Path(os.path.realpath(path))
+        if folder == real or folder in real.parents:
+            what = "is also an input" if folder == real else f"contains the input {path}"
+            raise ConfigError(f"{out}: {what}; choose another folder for --out")
+
+
+def source_files(request: PrepRequest, out: Path | None = None) -> list[SourceFile]:
+    """Return the input files after inspecting each; those in ``out`` are not inputs.
 
     Raises:
         BertdsError: there is none, or one is not of the kind that its option expects.
@@ -116,6 +142,7 @@ def source_files(request: PrepRequest) -> list[SourceFile]:
             options.get(kind, ()),
             request.wiki_index if kind == "wiki" else (),
             limits,
+            out,
         )
     for given in request.hf:
         found = find_hub(given, request.hf_split, request.text_key)

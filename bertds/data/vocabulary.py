@@ -313,6 +313,8 @@ def _vocabulary_file(path: Path) -> Path:
     if not path.is_dir():
         if path.name.endswith(_SENTENCEPIECE):
             raise DataError(f"{path}: neither a vocab.txt nor a tokenizer.json; {_CONVERT}")
+        if path.exists() and not path.is_file():  # a pipe can be read only once
+            raise DataError(f"{path}: neither a file nor a folder")
         return path
     names = ["vocab.txt", tokenizer_json.FILE]
     if all((path / name).is_file() for name in names):

@@ -12,9 +12,10 @@ other addend, and neither dropout masks nor normalized values are kept.
 
 Gradients are those of the layer's modules; parameters stay where they are, under the same names.
 
-Rows of at most ``LONGEST_ROW`` tokens take the attention of ``short_rows``, which computes
-a row and head at once; rows of at most ``LONGEST_OWN_ROW`` that of ``long_rows``. Longer rows, and
-FlashAttention 3 and 4, take torch's flash operator.
+Rows of at most ``LONGEST_ROW`` tokens take the attention of ``short_rows``, which computes a row
+and head at once, on GPUs that have the shared memory for it; other rows of at most
+``LONGEST_OWN_ROW`` take that of ``long_rows``. Longer rows, and FlashAttention 3 and 4, take
+torch's flash operator.
 
 Sizes: T tokens, H width, I intermediate width, N heads, D width of a head, B rows.
 """
@@ -44,6 +45,7 @@ from bertds.model.kernels.short_rows import (
     LONGEST_ROW,
     attend_short_rows,
     attend_short_rows_backward,
+    is_large_enough,
 )
 from bertds.model.row_layout import RowLayout
 
@@ -76,7 +78,7 @@ class _Attended(NamedTuple):
 def _attend(
     qkv_T3ND: Tensor, starts: Tensor, longest: int, p: float, key: Tensor, longest_own: int
 ) -> _Attended:
-    if longest <= min(longest_own, LONGEST_ROW):
+    if longest <= min(longest_own, LONGEST_ROW) and is_large_enough(qkv_T3ND.device):
         return _Attended(attend_short_rows(qkv_T3ND, starts, longest, p, key), ())
     if longest <= longest_own:
         output_TND, normalizers = attend_long_rows(qkv_T3ND, starts, longest, p, key)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, BertdsError
+from bertds.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    BertdsError,
+    ConfigError,
+)
 from bertds.system.atomic_files import DISK_FULL, NOT_ALLOWED, WRONG_PATH, explain_os_error
 from bertds.system.logs import LogFile, log
 from bertds.system.secrets import masked
 
+_INTERRUPT_AGAIN_SECONDS = 0.05
 OF_THE_USER = (*DISK_FULL, *NOT_ALLOWED, *WRONG_PATH)
 """Errors of the operating system that are not bugs, if they name a file."""
 
@@ -33,20 +43,28 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [expand_home(argument) for argument in arguments if argument != "--debug"]
+    _open_closed_streams()
     try:
-        return main(arguments)
+        with _no_interrupt_is_lost():
+            _check_current_folder()
+            code = main(arguments)
+            sys.stdout.flush()  # here, so that a closed pipe or a full disk is handled below
+            return code
     except BertdsError as error:
         _report(f"error: {error}", debug)
         return error.exit_code
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
+        return _interrupted()
+    except (BrokenPipeError, SystemExit) as error:
         # The reader of a pipe ended (`... | head`). Python would print an error when it flushes.
+        # rich handles it by a SystemExit.
+        if not isinstance(error.__context__ or error, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
         if _was_interrupted(error):
-            return EXIT_INTERRUPTED
+            return _interrupted()
         _report(
             f"error: the package {str(error.name).partition('.')[0]} is not installed for "
             f"{sys.executable}; run make install to set up .venv with all dependencies, then use "
@@ -56,11 +74,17 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
         return EXIT_BAD_INPUT
     except Exception as error:
         if _was_interrupted(error):
-            return EXIT_INTERRUPTED
+            return _interrupted()
+        if isinstance(error, OSError) and not error.filename and error.errno in DISK_FULL:
+            _report("error: the disk of the output or of a temporary file is full", debug)
+            return EXIT_FAILED
         # A full disk or a wrong path is a mistake that the user can correct; its message names the
         # file.
         if isinstance(error, OSError) and error.filename and error.errno in OF_THE_USER:
-            explained = explain_os_error(error, Path(os.fsdecode(error.filename)))
+            path = Path(os.fsdecode(error.filename))
+            explained = explain_os_error(error, path)
+            if error.errno in NOT_ALLOWED:  # perhaps while reading
+                explained = ConfigError(f"{path}: cannot be accessed ({error.strerror})")
             _report(f"error: {explained}", debug)
             return explained.exit_code
         _report(
@@ -69,6 +93,60 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
             debug,
         )
         return EXIT_FAILED
+
+
+def _open_closed_streams() -> None:
+    """Replace streams that were closed (``2>&-``): a file would take the number of one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the current folder cannot be used ({error.strerror}); change to another one"
+        ) from error
+
+
+def _interrupted() -> int:
+    """Return the exit code of Ctrl-C; from now on another one ends the process at once.
+
+    It would otherwise interrupt the interpreter's own clean-up, which prints a traceback.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return EXIT_INTERRUPTED
+
+
+@contextmanager
+def _no_interrupt_is_lost() -> Iterator[None]:
+    """Repeat a Ctrl-C that arrives in a callback of the interpreter, such as that of a weak link.
+
+    Python prints "Exception ignored in" there, with a traceback, and the command would continue.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is not None and issubclass(unraisable.exc_type, KeyboardInterrupt):
+            # Later, since it would be ignored again in this function.
+            threading.Timer(_INTERRUPT_AGAIN_SECONDS, _interrupt_main_thread).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _interrupt_main_thread() -> None:
+    # A signal to this thread, since only that ends a system call in it.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

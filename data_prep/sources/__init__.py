@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from bertds.display import words
 from bertds.errors import ConfigError, DataError
 from bertds.system.storage import is_url, join, list_files
 from bertds.system.stored_path import FilePath, StoredPath, file_path
@@ -91,8 +93,8 @@ def file_state(unit: Unit) -> list[int]:
     """Return size and time of the unit's file, to detect a change; [] for a pinned Hub revision."""
     if unit.reader == "hf" and unit.options[-1]:
         return []
-    stat = file_facts(unit.path)
-    return [stat.st_size, stat.st_mtime_ns]
+    facts = file_facts(unit.path)
+    return [facts.st_size, facts.st_mtime_ns]
 
 
 def find_files(
@@ -101,6 +103,7 @@ def find_files(
     options: tuple[str, ...],
     indexes: Iterable[str | Path] = (),
     limits: Limits = blocks.DEFAULT_LIMITS,
+    out: Path | None = None,
 ) -> list[SourceFile]:
     """Return the input files below the given files and folders, in the order of their names.
 
@@ -110,6 +113,7 @@ def find_files(
         options: options of their reader.
         indexes: indexes of multistream dumps; those next to their dumps are found anyway.
         limits: bounds on the unpacked size of a file and on the size of a document.
+        out: the folder of the result, which is not read if it is in one of the folders.
 
     Raises:
         DataError: a path is missing or unreadable, holds no such file, or is of another kind.
@@ -120,14 +124,20 @@ def find_files(
             files += _in_store(kind, str(given))
             continue
         local = Path(given)
-        if local.is_dir():
-            files += [(p, p.relative_to(local).as_posix()) for p in _in_folder(kind, local)]
-        elif local.is_file() and kind == "wiki" and is_index(local):
+        try:
+            mode = local.stat().st_mode
+        except FileNotFoundError:
+            raise DataError(f"{local}: no such file or folder (for --{kind})") from None
+        except OSError as error:
+            raise unreadable(local, error) from error
+        if stat.S_ISDIR(mode):
+            files += [(p, p.relative_to(local).as_posix()) for p in _in_folder(kind, local, out)]
+        elif not stat.S_ISREG(mode):
+            raise DataError(f"{local}: is neither a file nor a folder (for --{kind})")
+        elif kind == "wiki" and is_index(local):
             indexes = [*indexes, given]  # a pattern such as enwiki-* names it too
-        elif local.is_file():
-            files.append((local, local.name))
         else:
-            raise DataError(f"{local}: no such file or folder (for --{kind})")
+            files.append((local, local.name))
     files.sort(key=lambda pair: (pair[1], str(pair[0])))
     found_files = []
     extracted: set[FilePath] = set()
@@ -135,11 +145,16 @@ def find_files(
         # Extracted articles are thousands of small files, and to inspect one costs as much as to
         # read it. Only the first file of a folder is inspected; the reader checks the others.
         known = "extracted" if path.parent in extracted else ""
-        file = source_file(kind, path, name, options, known, limits)
+        file = source_file(kind, path, as_unicode(name), options, known, limits)
         if file.reader == "extracted":
             extracted.add(path.parent)
         found_files.append(file)
     return with_indexes(found_files, indexes) if kind == "wiki" else found_files
+
+
+def as_unicode(name: str) -> str:
+    """Return a file name that can be written; its bytes that are not UTF-8 become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def with_indexes(files: list[SourceFile], given: Iterable[str | Path]) -> list[SourceFile]:
@@ -173,7 +188,7 @@ def with_indexes(files: list[SourceFile], given: Iterable[str | Path]) -> list[S
     return [f._replace(streams=str(found[f.path])) if f.path in found else f for f in files]
 
 
-def _in_folder(kind: str, folder: Path) -> list[Path]:
+def _in_folder(kind: str, folder: Path, out: Path | None) -> list[Path]:
     """Return the files of a folder that the option reads, and report the others.
 
     Raises:
@@ -181,14 +196,21 @@ def _in_folder(kind: str, folder: Path) -> list[Path]:
     """
     found = []
     others: Counter[str] = Counter()
-    for path in _walk(folder):
-        if path.name.startswith(".") or file_facts(path).st_size == 0 or is_index(path):
+    for path, is_file in _walk(folder, out):
+        if not is_file:
+            others["broken link" if path.is_symlink() else "special file"] += 1
+        elif is_index(path):
             continue
-        if _wanted(kind, path):
+        elif file_facts(path).st_size == 0:
+            others["empty"] += 1
+        elif _wanted(kind, path):
             found.append(path)
         else:
             others[path.suffix.lower() or path.name] += 1
-    left = ", ".join(f"{count} {name}" for name, count in others.most_common(5))
+    left = ", ".join(
+        words.count(count, name) if " " in name else f"{count} {name}"
+        for name, count in others.most_common(5)
+    )
     if not found:
         endings = [ending for ending in _ENDINGS[kind] if ending]
         wanted = f"{'|'.join(endings)} file" if endings else "file"
@@ -222,9 +244,15 @@ def _in_store(kind: str, url: str) -> list[tuple[FilePath, str]]:
     return found
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and its subfolders; a linked folder is visited only once."""
-    seen: set[str] = set()
+def _walk(folder: Path, out: Path | None) -> Iterator[tuple[Path, bool]]:
+    """Yield the contents of a folder and its subfolders, without hidden ones and without ``out``.
+
+    A linked folder is visited only once.
+
+    Yields:
+        A path that is not a folder; whether it is a file (it may be a broken link, or a pipe).
+    """
+    seen = set() if out is None else {os.path.realpath(out)}
     waiting = [folder]
     linked: list[Path] = []
     while waiting or linked:
@@ -239,11 +267,15 @@ def _walk(folder: Path) -> Iterator[Path]:
             raise unreadable(current, error) from error
         for entry in entries:
             path = Path(entry.path)
-            if entry.is_dir():
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(path)
+            elif entry.is_symlink() and os.path.isdir(path):
                 # Links come last, so that a file below the folder keeps its own name.
-                (linked if entry.is_symlink() else waiting).append(path)
-            elif entry.is_file():
-                yield path
+                linked.append(path)
+            else:
+                yield path, os.path.isfile(path)  # DirEntry raises an error for a loop of links
 
 
 def _wanted(kind: str, path: FilePath) -> bool:

@@ -26,7 +26,7 @@ from data_prep.selection.drop_log import DropLog, note_of
 from data_prep.selection.filters import document_filter
 from data_prep.selection.mixing import entries, repeat_key
 from data_prep.settings import PrepSettings
-from data_prep.sources import READERS
+from data_prep.sources import READERS, as_unicode
 from data_prep.sources.reading import unreadable
 from data_prep.stages.markers import read_marker, write_marker
 from data_prep.stages.part_files import PartDocument, open_part, running_sum, write_part
@@ -169,7 +169,7 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
 
 def _place(task: StageTask, unit: Unit) -> list[Any]:
     """Return a sort key for units that does not depend on which worker reads them."""
-    return [task.sources.index(unit.source), masked(unit.file), unit.number]
+    return [task.sources.index(unit.source), masked(as_unicode(unit.file)), unit.number]
 
 
 class _Sentences(NamedTuple):

@@ -141,6 +141,7 @@ def test_an_interrupted_preparation_is_not_replaced(
     command: Callable[..., list[str]],
     made: SimpleNamespace,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     error: BaseException,
 ) -> None:
     write(tmp_path / "texts" / "a.txt", documents)
@@ -152,6 +153,8 @@ def test_an_interrupted_preparation_is_not_replaced(
         patch.setattr(shuffle, "write_marker", stop)
         with pytest.raises(type(error)):
             main(command())
+    advice = "out: interrupted; run the same command again to resume"
+    assert (advice in capsys.readouterr().err) == isinstance(error, KeyboardInterrupt)
     before = made.tree(tmp_path / "out")
     with pytest.raises(OtherSettings, match="seed: 12345 before, 7 now"):
         main(command("--seed", "7"))

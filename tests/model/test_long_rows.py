@@ -15,6 +15,7 @@ from bertds.model import fused_layer  # noqa: E402
 from bertds.model.bert import BertForPreTraining  # noqa: E402
 from bertds.model.kernels import long_rows  # noqa: E402
 from bertds.model.kernels.add_norm import Drop, draw_keys  # noqa: E402
+from bertds.model.kernels.short_rows import LONGEST_ROW  # noqa: E402
 from bertds.model.row_layout import RowLayout  # noqa: E402
 from tests.gpu.small_bert import CONFIG  # noqa: E402
 
@@ -37,12 +38,14 @@ def mix(place: Tensor, first: int, second: int) -> Tensor:
 
 def kept(tokens: Tensor, keys: Tensor, p: float) -> Tensor:
     """The dropout mask [heads, queries, keys] of a row, from the definition of its hash."""
-    first, second = (int(key) & WORD for key in keys[:2])
-    bits = mix(tokens[None] * HEADS + torch.arange(HEADS)[:, None], first, second)
-    x = bits[:, :, None] ^ torch.arange(tokens.numel())
-    x = x * 0x846CA68B & WORD
-    x = (x ^ (x >> 16)) * 0x9E3779B1 & WORD
-    return (x >> 8) >= Drop.of(p).threshold
+    first, second, third, fourth = (int(key) & WORD for key in keys[:4])
+    queries = mix(tokens[None] * HEADS + torch.arange(HEADS)[:, None], first, second) | 1
+    position = torch.arange(tokens.numel())
+    blocks = mix(position // 64 * 64, third, fourth) | 1
+    others = blocks * (keys[4 + position % 64].long() & WORD) & WORD
+    # int64 products of two 32-bit numbers overflow; their lower 32 bits are right.
+    bits = queries[:, :, None] * others & WORD
+    return bits / 2**32 >= round(p * 2**23) / 2**23
 
 
 def attend_exactly(qkv: Tensor, starts: Tensor, p: float, keys: Tensor) -> Tensor:
@@ -79,11 +82,17 @@ def test_output_gradient_and_sums_are_those_of_softmax_attention(p) -> None:
     assert float((sums.double().sum(0) - want_sums).norm() / want_sums.norm()) < 1e-6
 
 
-def test_a_layer_of_long_rows_is_that_of_its_modules(monkeypatch) -> None:
-    """Through the fused layer: output, and the gradients of its input and of its biases."""
+@pytest.mark.parametrize("lengths", [[140, 20], [70, 20]], ids=["long", "short, small GPU"])
+def test_a_layer_of_long_rows_is_that_of_its_modules(lengths, monkeypatch) -> None:
+    """Through the fused layer: output, and the gradients of its input and of its biases.
+
+    A GPU with little shared memory takes the kernels for long rows for short ones too.
+    """
+    if max(lengths) <= LONGEST_ROW:
+        monkeypatch.setattr(fused_layer, "is_large_enough", lambda device: False)
     torch.manual_seed(0)
     model = BertForPreTraining(replace(CONFIG, max_position_embeddings=256), 101).train()
-    layer, lengths = model.bert.encoder.layer[0], [140, 20]
+    layer = model.bert.encoder.layer[0]
     starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
     hidden = torch.randn(sum(lengths), CONFIG.hidden_size)
     upstream = torch.randn_like(hidden)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
+import weakref
 
 import pytest
 
@@ -117,3 +119,36 @@ def test_an_error_that_follows_from_ctrl_c_is_an_interruption(
             raise ImportError("cannot load module more than once per process")  # noqa: B904
 
     assert guarded(main, []) == 130 and capsys.readouterr().err == ""
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
+    """It would otherwise interrupt the interpreter's clean-up, which prints a traceback."""
+
+    def main(_: list[str]) -> int:
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        raise KeyboardInterrupt
+
+    assert guarded(main, []) == 130
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+
+
+def test_ctrl_c_in_a_callback_of_the_interpreter_is_not_lost(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Linked:
+        pass
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    def main(_: list[str]) -> int:
+        linked = Linked()
+        link = weakref.ref(linked, interrupted)
+        del linked  # Python only prints "Exception ignored in"
+        assert link() is None
+        time.sleep(20)
+        return 0
+
+    before = sys.unraisablehook
+    assert guarded(main, []) == 130
+    assert capsys.readouterr().err == "" and sys.unraisablehook is before

@@ -1,4 +1,6 @@
-"""Opens HDF5 files of unknown origin: every byte that is read comes from the file itself.
+"""Writes HDF5 files, and opens those of unknown origin.
+
+Every byte that is read comes from the file itself.
 
 HDF5 has three ways to make a dataset from bytes elsewhere: external storage (``/etc/passwd`` from
 byte 0), links into other HDF5 files, and virtual datasets composed of other files. The author of a
@@ -15,6 +17,7 @@ from __future__ import annotations
 import io
 import itertools
 import mmap
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +31,8 @@ MAX_UNPACKED_RATIO = 400
 """Rows packed with gzip, including padding, unpack to 10 to 60 times the size of the file."""
 FREE_BYTES = 64 << 20
 """A file may always unpack to this number of bytes: small files are mostly headers."""
+_MEMORY_STEP = 1 << 20
+"""Bytes by which a file in memory grows."""
 _HEAP = b"GCOL\x01"
 _HEAP_HEADER = 16
 """Signature, version, three reserved bytes, and the size of the whole heap."""
@@ -51,7 +56,7 @@ def open_hdf5(
         path: the name of a file object, for messages.
 
     Raises:
-        DataError: it is missing, damaged or not HDF5, on opening or while it is read.
+        DataError: it is missing, cannot be read, is damaged or not HDF5, on opening or later.
     """
     path = path or str(source)
     try:
@@ -60,8 +65,33 @@ def open_hdf5(
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing") from error
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        # An error of the system has a number, one of the format has none.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise DataError(f"{path}: cannot be read ({os.strerror(error.errno)})") from error
         # HDF5 notices damage in the middle of a file only when it reads that part.
         raise DataError(f"{path}: damaged, or not {kind} ({_one_line(error)})") from error
+
+
+@contextmanager
+def new_hdf5(path: Path, **layout: object) -> Iterator[h5py.File]:
+    """Yield an empty HDF5 file, and write it to ``path`` at the end.
+
+    The file is made in memory, with the same bytes as on a disk. If the disk is full, HDF5 itself
+    raises a RuntimeError that does not name the reason reliably, cannot close the file any more,
+    and crashes the process when it exits.
+
+    Args:
+        path: where to write; replaced if it exists.
+        layout: further arguments of ``h5py.File``.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written.
+    """
+    memory = {"driver": "core", "backing_store": False, "block_size": _MEMORY_STEP}
+    with h5py.File(path, "w", **memory, **layout) as file:
+        yield file
+        file.flush()
+        path.write_bytes(file.id.get_file_image())
 
 
 def dataset(path: Path | str, file: h5py.File, name: str) -> h5py.Dataset | None:

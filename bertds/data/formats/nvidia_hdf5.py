@@ -24,7 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from bertds.data.formats.hdf5_files import dataset, open_hdf5, read_whole
+from bertds.data.formats.hdf5_files import dataset, new_hdf5, open_hdf5, read_whole
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path
 
@@ -96,7 +96,7 @@ def write_instance_file(
     compression: str = "gzip",
     rows: int | None = None,
 ) -> int:
-    """Write one file atomically, in chunks (memory: one chunk of rows).
+    """Write one file atomically, in chunks (memory: the file, and one chunk of rows).
 
     Args:
         path: the final name; its folder must exist.
@@ -128,7 +128,7 @@ def write_instance_file(
     total, done = rows, 0
     with (
         atomic_path(path) as temporary,
-        h5py.File(temporary, "w", libver=("earliest", "v110")) as file,
+        new_hdf5(temporary, libver=("earliest", "v110")) as file,
     ):
         for chunk in chunks:
             # The first chunk decides which datasets the file has.

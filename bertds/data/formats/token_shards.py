@@ -23,7 +23,7 @@ from typing import Literal
 import h5py
 import numpy as np
 
-from bertds.data.formats.hdf5_files import attributes, dataset, open_hdf5
+from bertds.data.formats.hdf5_files import attributes, dataset, new_hdf5, open_hdf5
 from bertds.data.formats.manifest import ShardInfo
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path, sha256_file
@@ -88,7 +88,7 @@ def write_token_shard(
     with atomic_path(path) as temporary:
         # Aligned, so that a mapped array has the type and the speed of one in memory.
         layout = {"libver": ("v110", "v110"), "alignment_threshold": 1, "alignment_interval": 64}
-        with h5py.File(temporary, "w", **layout) as file:
+        with new_hdf5(temporary, **layout) as file:
             file.attrs["format"] = SHARD_FORMAT
             file.attrs["version"] = SHARD_VERSION
             file.attrs["vocab_size"] = vocab_size

@@ -9,8 +9,8 @@ same bits.
 
 Dropout keeps no mask. Whether an element is kept is a hash of its place and of two 32-bit keys,
 which the backward kernel computes again. The hash is a multiply-xorshift finalizer with the
-constants of C. Wellons' lowbias32 (https://nullprogram.com/blog/2018/07/31/). The top 24 bits of it
-are compared with p, so p is a multiple of 2**-24, and the factor 1 / (1 - p) uses that same p.
+constants of C. Wellons' lowbias32 (https://nullprogram.com/blog/2018/07/31/). The top 23 bits of it
+are compared with p, so p is a multiple of 2**-23, and the factor 1 / (1 - p) uses that same p.
 
 ``TRITON_INTERPRET=1``, set before Triton is imported, runs the kernels on a CPU (for tests).
 
@@ -31,7 +31,10 @@ from torch import Tensor
 
 from bertds.model.kernels.launch import cdiv, kernel, next_power_of_2
 
-KEEP_BITS = 24
+KEEP_BITS = 23
+"""Bits of a float32's mantissa."""
+POSITIONS = 128
+"""Random numbers per dropout for positions in a row."""
 NORM_ELEMENTS = 2048
 """Elements that a program of the LayerNorm kernels holds at a time."""
 NORM_WARPS = 4
@@ -43,35 +46,38 @@ NORM_PROGRAMS = 1056
 class Drop(NamedTuple):
     """Dropout as the kernels take it."""
 
-    threshold: int
-    """A hash below it drops the element."""
+    threshold: float
+    """Of :func:`keep_factor`."""
     scale: float
-    """Factor of what is kept."""
+    """Factor of what is kept; 1.0 = no dropout."""
 
     @classmethod
     @functools.cache
     def of(cls, probability: float) -> Drop:
-        """Return the nearest probability that 24 bits can express."""
-        threshold = min(round(probability * 2**KEEP_BITS), 2**KEEP_BITS)
-        kept = 1.0 - threshold / 2**KEEP_BITS
-        return cls(threshold, 1.0 / kept if kept else 0.0)
+        """Return the nearest probability that 23 bits can express."""
+        dropped = min(round(probability * 2**KEEP_BITS), 2**KEEP_BITS)
+        kept = 1.0 - dropped / 2**KEEP_BITS
+        return cls(float(2**KEEP_BITS + dropped - 1), 1.0 / kept if kept else 0.0)
 
 
 def draw_keys(sites: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Draw two 32-bit keys per dropout from the device's generator.
+    """Draw the random numbers of dropouts from the device's generator.
 
     Returns:
-        For each site int32 [4] on the device, whose first two numbers are its keys: each begins
-        at a multiple of 16 bytes, so that one compiled kernel serves all. Nothing waits for them.
+        For each site int32 [4 + POSITIONS] on the device: two keys of the hash of an element or of
+        a query, two keys of the hash of a block of keys, and a number for each position in it. Each
+        begins at a multiple of 16 bytes, so that one compiled kernel serves all. Nothing waits for
+        them.
     """
-    drawn = torch.randint(-(1 << 31), 1 << 31, (sites, 4), dtype=torch.int32, device=device)
+    shape = (sites, 4 + POSITIONS)
+    drawn = torch.randint(-(1 << 31), 1 << 31, shape, dtype=torch.int32, device=device)
     return drawn.unbind(0)
 
 
 @triton.jit
 def mix_bits(place, key0, key1):
     """Return a uint32 hash of places, with two int32 keys; its last bits are mixed least."""
-    x = place.to(tl.uint32) ^ key0.to(tl.uint32, bitcast=True)
+    x = tl.cast(place, tl.uint32) ^ key0.to(tl.uint32, bitcast=True)
     x ^= x >> 16
     x *= 0x7FEB352D
     # A second key between the rounds: 2**64 different masks.
@@ -82,10 +88,21 @@ def mix_bits(place, key0, key1):
 
 
 @triton.jit
-def is_kept(place, keys, threshold):
-    """Return whether dropout keeps the elements at these places; see the module."""
-    x = mix_bits(place, tl.load(keys), tl.load(keys + 1))
-    return (x >> 8).to(tl.int32) >= threshold
+def keep_factor(bits, THRESHOLD: tl.constexpr):
+    """Return 1.0 where dropout keeps an element, and 0.0 where it drops it.
+
+    The top 23 bits of the hash become the mantissa of a float between 2**23 and 2**24, whose
+    distance from the threshold is an integer. These are two instructions. A comparison is one, but
+    there are only seven registers for its results: keeping them elsewhere took four instructions.
+    """
+    x = ((bits >> 9) | 0x4B000000).to(tl.float32, bitcast=True)
+    return tl.clamp(x - THRESHOLD, 0.0, 1.0)
+
+
+@triton.jit
+def element_factor(place, keys, THRESHOLD: tl.constexpr):
+    """Return :func:`keep_factor` of the elements at these places."""
+    return keep_factor(mix_bits(place, tl.load(keys), tl.load(keys + 1)), THRESHOLD)
 
 
 # -- dropout, residual sum, LayerNorm -----------------------------------------------------------
@@ -104,19 +121,18 @@ def _add_norm(
     tokens,
     width,
     eps: tl.float32,
-    threshold: tl.int32,
-    keep_scale: tl.float32,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    DROPOUT: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    KEEP_SCALE: tl.constexpr,
 ):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = (row < tokens)[:, None] & (column < width)[None, :]
     at = row.to(tl.int64)[:, None] * width + column[None, :]
     x = tl.load(dense + at, mask=inside, other=0.0).to(tl.float32)
-    if DROPOUT:
-        x = tl.where(is_kept(at, keys, threshold), x * keep_scale, 0.0)
+    if KEEP_SCALE != 1.0:
+        x *= element_factor(at, keys, THRESHOLD) * KEEP_SCALE
     x += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
     rounded = x.to(summed.dtype.element_ty)
     tl.store(summed + at, rounded, mask=inside)
@@ -144,11 +160,10 @@ def _add_norm_backward(
     column_sums,
     tokens,
     width,
-    threshold: tl.int32,
-    keep_scale: tl.float32,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    DROPOUT: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    KEEP_SCALE: tl.constexpr,
 ):
     program, programs = tl.program_id(0), tl.num_programs(0)
     column = tl.arange(0, COLUMNS)
@@ -172,8 +187,8 @@ def _add_norm_backward(
         shift = tl.sum(dy, 1) / width
         dx = (dy - x * along[:, None] - shift[:, None]) * factor[:, None]
         tl.store(grad_residual + at, dx.to(grad_residual.dtype.element_ty), mask=inside)
-        if DROPOUT:
-            dx = tl.where(is_kept(at, keys, threshold), dx * keep_scale, 0.0)
+        if KEEP_SCALE != 1.0:
+            dx *= element_factor(at, keys, THRESHOLD) * KEEP_SCALE
             tl.store(grad_dense + at, dx.to(grad_dense.dtype.element_ty), mask=inside)
         grad_bias += tl.sum(tl.where(inside, dx, 0.0), 0)
     sums = column_sums + program * 3 * width + column
@@ -227,11 +242,10 @@ def add_norm(
         tokens,
         width,
         eps,
-        drop.threshold,
-        drop.scale,
         ROWS=rows,
         COLUMNS=columns,
-        DROPOUT=dropout_p > 0.0,
+        THRESHOLD=drop.threshold,
+        KEEP_SCALE=drop.scale,
     )
     return output, dense_TH, statistics
 
@@ -255,7 +269,7 @@ def add_norm_backward(
     rows, drop = _norm_rows(columns), Drop.of(dropout_p)
     programs = max(1, min(NORM_PROGRAMS, cdiv(tokens, rows)))
     grad_residual = torch.empty_like(summed_TH)
-    grad_dense = torch.empty_like(summed_TH) if dropout_p > 0.0 else grad_residual
+    grad_dense = torch.empty_like(summed_TH) if drop.scale != 1.0 else grad_residual
     column_sums = summed_TH.new_empty(programs, 3 * width, dtype=torch.float32)
     _add_norm_backward(
         (programs, 1, 1),
@@ -269,10 +283,9 @@ def add_norm_backward(
         column_sums,
         tokens,
         width,
-        drop.threshold,
-        drop.scale,
         ROWS=rows,
         COLUMNS=columns,
-        DROPOUT=dropout_p > 0.0,
+        THRESHOLD=drop.threshold,
+        KEEP_SCALE=drop.scale,
     )
     return grad_residual, grad_dense, column_sums

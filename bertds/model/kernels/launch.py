@@ -45,13 +45,23 @@ class Kernel:
         function: its parameters are tensors, the ``varying`` integers, other numbers, and constants
             (``tl.constexpr``), in this order. Floats are annotated with their type.
         warps: of each program.
+        registers: most that a thread may take, so that more programs run at a time; None = no limit
+            but the hardware's.
         varying: integers below 2**31 that differ from step to step. Triton would otherwise compile
             a kernel again the first time that one of them is 1 or a multiple of 16.
     """
 
-    def __init__(self, function: Callable[..., None], warps: int, varying: Sequence[str]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., None],
+        warps: int,
+        varying: Sequence[str],
+        registers: int | None = None,
+    ) -> None:
         self.function = triton.jit(function, do_not_specialize=list(varying))
-        self._warps = warps
+        self.options = {"num_warps": warps}
+        if registers is not None:
+            self.options["maxnreg"] = registers
         parameters = inspect.signature(function).parameters
         self._names = list(parameters)
         self._constants = [n for n, p in parameters.items() if "constexpr" in str(p.annotation)]
@@ -81,7 +91,7 @@ class Kernel:
         if compiled is not None:
             compiled[grid](*arguments, *constants.values())
             return
-        compiled = self.function[grid](*arguments, **constants, num_warps=self._warps)
+        compiled = self.function[grid](*arguments, **constants, **self.options)
         if aligned and compiled is not None:  # None: Triton's interpreter
             self._compiled[key] = compiled
 
@@ -103,6 +113,8 @@ class Kernel:
         return count
 
 
-def kernel(warps: int, varying: Sequence[str] = ()) -> Callable[[Callable[..., None]], Kernel]:
+def kernel(
+    warps: int, varying: Sequence[str] = (), registers: int | None = None
+) -> Callable[[Callable[..., None]], Kernel]:
     """Return a decorator that makes a :class:`Kernel` of a function."""
-    return lambda function: Kernel(function, warps, varying)
+    return lambda function: Kernel(function, warps, varying, registers)

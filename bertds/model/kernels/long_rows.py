@@ -22,12 +22,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
-from bertds.model.kernels.add_norm import VARYING, Drop
+from bertds.model.kernels.add_norm import VARYING, Drop, mix_bits
 from bertds.model.kernels.launch import cdiv, kernel
-from bertds.model.kernels.short_rows import LOG2_E, is_pair_kept, query_bits
+from bertds.model.kernels.short_rows import (
+    LOG2_E,
+    hash_queries,
+    pair_factor,
+    position_bits,
+)
 
 PREPARED_TOKENS = 64
 PREPARE_WARPS = 4
@@ -50,6 +56,15 @@ BACKWARD = Tile(64, 64, 2, 4)
 """The fastest of four and of three on an H100: 128 x 64 takes 1.03 and 1.18 times as long."""
 
 
+@triton.jit
+def hash_block(first, keys):
+    """Return a hash of a block of keys, given its first position: an odd uint32.
+
+    Its product with the ``position_bits`` of a block identifies a key.
+    """
+    return mix_bits(first, tl.load(keys + 2), tl.load(keys + 3)) | 1
+
+
 @kernel(FORWARD.warps, VARYING)
 def _attend(
     qkv,
@@ -58,56 +73,59 @@ def _attend(
     output,
     normalizers,
     tokens,
-    scale: tl.float32,
-    threshold: tl.int32,
-    keep_scale: tl.float32,
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     OWN: tl.constexpr,
     STEP: tl.constexpr,
     STAGES: tl.constexpr,
-    DROPOUT: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    KEEP_SCALE: tl.constexpr,
 ):
-    """``scale`` includes log2(e), and so do the normalizers."""
+    """Exponentials are powers of 2, and the normalizers binary logarithms."""
     head, block, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(starts + row)
     length = tl.load(starts + row + 1) - start
     i = block * OWN + tl.arange(0, OWN)
+    j = tl.arange(0, STEP)
     d = tl.arange(0, WIDTH)
     inside = i < length
-    token = (start + i).to(tl.int64)
-    part = HEADS * WIDTH
-    at = token[:, None] * (3 * part) + head * WIDTH + d[None, :]
-    query = tl.load(qkv + at, mask=inside[:, None], other=0.0)
+    PART: tl.constexpr = HEADS * WIDTH
+    SCALE: tl.constexpr = WIDTH**-0.5 * LOG2_E
+    first = start.to(tl.int64)
+    from_qkv = qkv + first * (3 * PART) + head * WIDTH
+    query = tl.load(
+        from_qkv + i[:, None] * (3 * PART) + d[None, :], mask=inside[:, None], other=0.0
+    )
+    from_key = from_qkv + PART + j[:, None] * (3 * PART) + d[None, :]
     largest = tl.full([OWN], -1e38, tl.float32)
     total = tl.zeros([OWN], tl.float32)
     gathered = tl.zeros([OWN, WIDTH], tl.float32)
-    if DROPOUT:
-        bits = query_bits(token, head, HEADS, keys)
+    if KEEP_SCALE != 1.0:
+        query_bits = hash_queries(start + i, head, HEADS, keys)
+        key_bits = position_bits(j, keys)
     # A block past the row's end has nothing to do.
     end = tl.where(block * OWN < length, length, 0)
     for low in tl.range(0, end, STEP, num_stages=STAGES):
-        j = low + tl.arange(0, STEP)
-        present = j < length
-        other = (start + j).to(tl.int64)[:, None] * (3 * part) + head * WIDTH + d[None, :]
-        key = tl.load(qkv + part + other, mask=present[:, None], other=0.0)
-        value = tl.load(qkv + 2 * part + other, mask=present[:, None], other=0.0)
-        scores = tl.dot(query, tl.trans(key)) * scale
+        present = j < length - low
+        key = tl.load(from_key + low * (3 * PART), mask=present[:, None], other=0.0)
+        value = tl.load(from_key + (low * (3 * PART) + PART), mask=present[:, None], other=0.0)
+        scores = tl.dot(query, tl.trans(key))
         scores = tl.where(present[None, :], scores, -1e38)
         new = tl.maximum(largest, tl.max(scores, 1))
-        weights = tl.exp2(scores - new[:, None])
-        shrink = tl.exp2(largest - new)
+        weights = tl.exp2(scores * SCALE - (new * SCALE)[:, None])
+        shrink = tl.exp2((largest - new) * SCALE)
         total = total * shrink + tl.sum(weights, 1)
-        if DROPOUT:
-            kept = is_pair_kept(bits[:, None], j[None, :], threshold)
-            weights = tl.where(kept, weights, 0.0)
+        if KEEP_SCALE != 1.0:
+            bits = query_bits * hash_block(low, keys)
+            weights *= pair_factor(bits[:, None], key_bits[None, :], THRESHOLD)
         gathered = tl.dot(weights.to(query.dtype), value, gathered * shrink[:, None])
         largest = new
     total = tl.maximum(total, 1e-38)  # nothing was added up in a block past the row's end
-    gathered *= (keep_scale / total)[:, None]
-    to = token[:, None] * part + head * WIDTH + d[None, :]
-    tl.store(output + to, gathered.to(query.dtype), mask=inside[:, None])
-    tl.store(normalizers + head * tokens + token, largest + tl.log2(total), mask=inside)
+    gathered *= (KEEP_SCALE / total)[:, None]
+    to = output + first * PART + head * WIDTH + i[:, None] * PART + d[None, :]
+    tl.store(to, gathered.to(query.dtype), mask=inside[:, None])
+    normalizer = largest * SCALE + tl.log2(total)
+    tl.store(normalizers + head * tokens + first + i, normalizer, mask=inside)
 
 
 @kernel(PREPARE_WARPS, VARYING)
@@ -121,25 +139,32 @@ def _prepare(
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     TOKENS: tl.constexpr,
-    DROPOUT: tl.constexpr,
+    KEEP_SCALE: tl.constexpr,
 ):
-    """Each query's product of the output and its gradient (D of the paper), and its hash."""
+    """Each query's product of the output and its gradient (D of the paper), and its hash.
+
+    The product is divided by the scale of what dropout keeps.
+    """
     head = tl.program_id(0)
     token = (tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
     inside = token < tokens
     at = token[:, None] * (HEADS * WIDTH) + head * WIDTH + tl.arange(0, WIDTH)[None, :]
     x = tl.load(output + at, mask=inside[:, None], other=0.0).to(tl.float32)
     dy = tl.load(grad_output + at, mask=inside[:, None], other=0.0).to(tl.float32)
-    tl.store(deltas + head * tokens + token, tl.sum(x * dy, 1), mask=inside)
-    if DROPOUT:
-        bits = query_bits(token, head, HEADS, keys).to(tl.int32, bitcast=True)
+    delta = tl.sum(x * dy, 1)
+    if KEEP_SCALE != 1.0:
+        bits = hash_queries(token, head, HEADS, keys).to(tl.int32, bitcast=True)
         tl.store(hashes + head * tokens + token, bits, mask=inside)
+        if KEEP_SCALE > 0.0:  # 0 where everything is dropped, and so is the product
+            delta *= 1.0 / KEEP_SCALE
+    tl.store(deltas + head * tokens + token, delta, mask=inside)
 
 
 @kernel(BACKWARD.warps, VARYING)
 def _attend_backward(
     qkv,
     starts,
+    keys,
     grad_output,
     normalizers,
     deltas,
@@ -147,91 +172,99 @@ def _attend_backward(
     grad_qkv,
     column_sums,
     tokens,
-    scale: tl.float32,
-    log2_scale: tl.float32,
-    threshold: tl.int32,
-    keep_scale: tl.float32,
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     OWN: tl.constexpr,
     STEP: tl.constexpr,
     STAGES: tl.constexpr,
-    DROPOUT: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    KEEP_SCALE: tl.constexpr,
 ):
-    """Tokens past the row's end are zeros with a normalizer of infinity: they have no weight."""
+    """Tokens past the row's end are zeros with a normalizer of infinity: they have no weight.
+
+    The scale of what dropout keeps is applied to the results. Until then, gradients of weights and
+    scores lack it.
+    """
     head, block, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(starts + row)
     length = tl.load(starts + row + 1) - start
     own = block * OWN + tl.arange(0, OWN)
+    other = tl.arange(0, STEP)
     d = tl.arange(0, WIDTH)
     inside = own < length
-    token = (start + own).to(tl.int64)
-    part = HEADS * WIDTH
-    at = token[:, None] * (3 * part) + head * WIDTH + d[None, :]
+    PART: tl.constexpr = HEADS * WIDTH
+    SCALE: tl.constexpr = WIDTH**-0.5 * LOG2_E
+    GRAD_SCALE: tl.constexpr = WIDTH**-0.5 * KEEP_SCALE
+    first = start.to(tl.int64)
+    from_qkv = qkv + first * (3 * PART) + head * WIDTH
+    from_output = grad_output + first * PART + head * WIDTH
+    normalizers += head * tokens + first
+    deltas += head * tokens + first
+    hashes += head * tokens + first
+    own_qkv = own[:, None] * (3 * PART) + d[None, :]
+    other_qkv = from_qkv + other[:, None] * (3 * PART) + d[None, :]
+    other_output = from_output + other[:, None] * PART + d[None, :]
+    to_qkv = grad_qkv + first * (3 * PART) + head * WIDTH + own_qkv
+    sums = column_sums + (row * tl.num_programs(1) + block) * (3 * PART) + head * WIDTH + d
     end = tl.where(block * OWN < length, length, 0)
-    sums = column_sums + (row * tl.num_programs(1) + block) * (3 * part) + head * WIDTH + d
 
     # Gradients of this block's keys and values. Scores are transposed: keys by queries.
-    key = tl.load(qkv + part + at, mask=inside[:, None], other=0.0)
-    value = tl.load(qkv + 2 * part + at, mask=inside[:, None], other=0.0)
+    key = tl.load(from_qkv + PART + own_qkv, mask=inside[:, None], other=0.0)
+    value = tl.load(from_qkv + 2 * PART + own_qkv, mask=inside[:, None], other=0.0)
     grad_key = tl.zeros([OWN, WIDTH], tl.float32)
     grad_value = tl.zeros([OWN, WIDTH], tl.float32)
+    if KEEP_SCALE != 1.0:
+        own_key_bits = position_bits(tl.arange(0, OWN), keys) * hash_block(block * OWN, keys)
     for low in tl.range(0, end, STEP, num_stages=STAGES):
-        i = low + tl.arange(0, STEP)
-        present = i < length
-        others = (start + i).to(tl.int64)
-        from_query = others[:, None] * (3 * part) + head * WIDTH + d[None, :]
-        from_output = others[:, None] * part + head * WIDTH + d[None, :]
-        query = tl.load(qkv + from_query, mask=present[:, None], other=0.0)
-        upstream = tl.load(grad_output + from_output, mask=present[:, None], other=0.0)
-        normalizer = tl.load(normalizers + head * tokens + others, mask=present, other=1e38)
-        delta = tl.load(deltas + head * tokens + others, mask=present, other=0.0)
-        weights = tl.exp2(tl.dot(key, tl.trans(query)) * log2_scale - normalizer[None, :])
+        present = other < length - low
+        query = tl.load(other_qkv + low * (3 * PART), mask=present[:, None], other=0.0)
+        upstream = tl.load(other_output + low * PART, mask=present[:, None], other=0.0)
+        normalizer = tl.load(normalizers + low + other, mask=present, other=1e38)
+        delta = tl.load(deltas + low + other, mask=present, other=0.0)
+        weights = tl.exp2(tl.dot(key, tl.trans(query)) * SCALE - normalizer[None, :])
         grad_weights = tl.dot(value, tl.trans(upstream))
         dropped = weights
-        if DROPOUT:
-            bits = tl.load(hashes + head * tokens + others, mask=present, other=0)
+        if KEEP_SCALE != 1.0:
+            bits = tl.load(hashes + low + other, mask=present, other=0)
             bits = bits.to(tl.uint32, bitcast=True)
-            kept = is_pair_kept(bits[None, :], own[:, None], threshold)
-            dropped = tl.where(kept, weights, 0.0)
-            grad_weights = tl.where(kept, grad_weights * keep_scale, 0.0)
+            dropped *= pair_factor(bits[None, :], own_key_bits[:, None], THRESHOLD)
         grad_value = tl.dot(dropped.to(query.dtype), upstream, grad_value)
-        grad_scores = weights * (grad_weights - delta[None, :])
+        grad_scores = dropped * grad_weights - weights * delta[None, :]
         grad_key = tl.dot(grad_scores.to(query.dtype), query, grad_key)
-    grad_value = tl.where(inside[:, None], grad_value * keep_scale, 0.0)
-    grad_key = tl.where(inside[:, None], grad_key * scale, 0.0)
-    to_value, to_key = grad_qkv + 2 * part + at, grad_qkv + part + at
-    tl.store(to_value, grad_value.to(key.dtype), mask=inside[:, None])
-    tl.store(to_key, grad_key.to(key.dtype), mask=inside[:, None])
-    tl.store(sums + 2 * part, tl.sum(grad_value, 0))
-    tl.store(sums + part, tl.sum(grad_key, 0))
+    grad_value = tl.where(inside[:, None], grad_value * KEEP_SCALE, 0.0)
+    grad_key = tl.where(inside[:, None], grad_key * GRAD_SCALE, 0.0)
+    tl.store(to_qkv + 2 * PART, grad_value.to(key.dtype), mask=inside[:, None])
+    tl.store(to_qkv + PART, grad_key.to(key.dtype), mask=inside[:, None])
+    tl.store(sums + 2 * PART, tl.sum(grad_value, 0))
+    tl.store(sums + PART, tl.sum(grad_key, 0))
 
     # Gradients of this block's queries.
-    own_query = tl.load(qkv + at, mask=inside[:, None], other=0.0)
-    to = token[:, None] * part + head * WIDTH + d[None, :]
-    own_upstream = tl.load(grad_output + to, mask=inside[:, None], other=0.0)
-    own_normalizer = tl.load(normalizers + head * tokens + token, mask=inside, other=1e38)
-    own_delta = tl.load(deltas + head * tokens + token, mask=inside, other=0.0)
+    own_query = tl.load(from_qkv + own_qkv, mask=inside[:, None], other=0.0)
+    own_output = own[:, None] * PART + d[None, :]
+    own_upstream = tl.load(from_output + own_output, mask=inside[:, None], other=0.0)
+    own_normalizer = tl.load(normalizers + own, mask=inside, other=1e38)
+    own_delta = tl.load(deltas + own, mask=inside, other=0.0)
     grad_query = tl.zeros([OWN, WIDTH], tl.float32)
-    if DROPOUT:
-        own_bits = tl.load(hashes + head * tokens + token, mask=inside, other=0)
+    if KEEP_SCALE != 1.0:
+        own_bits = tl.load(hashes + own, mask=inside, other=0)
         own_bits = own_bits.to(tl.uint32, bitcast=True)
+        key_bits = position_bits(other, keys)
     for low in tl.range(0, end, STEP, num_stages=STAGES):
-        j = low + tl.arange(0, STEP)
-        present = j < length
-        other = (start + j).to(tl.int64)[:, None] * (3 * part) + head * WIDTH + d[None, :]
-        other_key = tl.load(qkv + part + other, mask=present[:, None], other=0.0)
-        other_value = tl.load(qkv + 2 * part + other, mask=present[:, None], other=0.0)
-        scores = tl.dot(own_query, tl.trans(other_key)) * log2_scale
-        weights = tl.exp2(scores - own_normalizer[:, None])
+        present = other < length - low
+        from_key = other_qkv + (low * (3 * PART) + PART)
+        other_key = tl.load(from_key, mask=present[:, None], other=0.0)
+        other_value = tl.load(from_key + PART, mask=present[:, None], other=0.0)
+        scores = tl.dot(own_query, tl.trans(other_key))
+        weights = tl.exp2(scores * SCALE - own_normalizer[:, None])
         grad_weights = tl.dot(own_upstream, tl.trans(other_value))
-        if DROPOUT:
-            kept = is_pair_kept(own_bits[:, None], j[None, :], threshold)
-            grad_weights = tl.where(kept, grad_weights * keep_scale, 0.0)
-        grad_scores = weights * (grad_weights - own_delta[:, None])
+        dropped = weights
+        if KEEP_SCALE != 1.0:
+            bits = own_bits * hash_block(low, keys)
+            dropped *= pair_factor(bits[:, None], key_bits[None, :], THRESHOLD)
+        grad_scores = dropped * grad_weights - weights * own_delta[:, None]
         grad_query = tl.dot(grad_scores.to(own_query.dtype), other_key, grad_query)
-    grad_query = tl.where(inside[:, None], grad_query * scale, 0.0)
-    tl.store(grad_qkv + at, grad_query.to(key.dtype), mask=inside[:, None])
+    grad_query = tl.where(inside[:, None], grad_query * GRAD_SCALE, 0.0)
+    tl.store(to_qkv, grad_query.to(key.dtype), mask=inside[:, None])
     tl.store(sums, tl.sum(grad_query, 0))
 
 
@@ -268,15 +301,13 @@ def attend_long_rows(
         output,
         normalizers,
         tokens,
-        width**-0.5 * LOG2_E,
-        drop.threshold,
-        drop.scale,
         HEADS=heads,
         WIDTH=width,
         OWN=FORWARD.own,
         STEP=FORWARD.step,
         STAGES=FORWARD.stages,
-        DROPOUT=dropout_p > 0.0,
+        THRESHOLD=drop.threshold,
+        KEEP_SCALE=drop.scale,
     )
     return Attended(output, normalizers)
 
@@ -316,7 +347,7 @@ def attend_long_rows_backward(
         HEADS=heads,
         WIDTH=width,
         TOKENS=PREPARED_TOKENS,
-        DROPOUT=dropout_p > 0.0,
+        KEEP_SCALE=drop.scale,
     )
     grad_qkv = torch.empty_like(qkv_T3ND)
     column_sums = qkv_T3ND.new_empty(rows * row_blocks, 3 * heads * width, dtype=torch.float32)
@@ -324,6 +355,7 @@ def attend_long_rows_backward(
         (heads, row_blocks, rows),
         qkv_T3ND,
         starts,
+        keys,
         grad_output,
         attended.normalizers,
         deltas,
@@ -331,15 +363,12 @@ def attend_long_rows_backward(
         grad_qkv,
         column_sums,
         tokens,
-        width**-0.5,
-        width**-0.5 * LOG2_E,
-        drop.threshold,
-        drop.scale,
         HEADS=heads,
         WIDTH=width,
         OWN=BACKWARD.own,
         STEP=BACKWARD.step,
         STAGES=BACKWARD.stages,
-        DROPOUT=dropout_p > 0.0,
+        THRESHOLD=drop.threshold,
+        KEEP_SCALE=drop.scale,
     )
     return grad_qkv, column_sums

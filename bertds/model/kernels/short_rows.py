@@ -20,85 +20,90 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bertds.model.kernels.add_norm import Drop, mix_bits
+from bertds.model.kernels.add_norm import Drop, keep_factor, mix_bits
 from bertds.model.kernels.launch import kernel, next_power_of_2
 
 LONGEST_ROW = 128
 """Longest row whose attention is computed here: all scores of a row and head fit into registers."""
 HEAD_WIDTHS = (16, 32, 64)
-"""Widths of a head whose row fits into the shared memory of every GPU from Ampere on."""
+"""Widths of a head whose row fits into shared memory."""
 ATTEND_WARPS = 8
+ATTEND_REGISTERS = 128
+"""Of a thread, so that two programs run at a time on each multiprocessor."""
 ATTEND_BACKWARD_WARPS = 8
 STAGED_HEADS = 4
 """Heads per program of the backward pass of attention, where the next one is loaded ahead."""
-TWO_HEADS_BYTES = 163_860
-"""Shared memory that it then needs."""
+SHARED_BYTES = 164_372
+"""Shared memory that it then needs, for the widest head and the longest row."""
+
+
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def query_bits(token, head, HEADS: tl.constexpr, keys):
-    """Return a hash of each query of a head."""
-    return mix_bits(token * HEADS + head, tl.load(keys), tl.load(keys + 1))
+def hash_queries(token, head, HEADS: tl.constexpr, keys):
+    """Return a hash of each query of a head, an odd uint32."""
+    return mix_bits(token * HEADS + head, tl.load(keys), tl.load(keys + 1)) | 1
 
 
 @triton.jit
-def is_pair_kept(bits, position, threshold):
-    """Return whether dropout keeps the weight of a query and a key.
+def position_bits(position, keys):
+    """Return a random uint32 for each position in a block of keys."""
+    return tl.load(keys + 4 + position).to(tl.uint32, bitcast=True)
 
-    The query's hash is mixed well already, so this takes two thirds of the integer operations of a
-    hash of the weight's place. Those take as long as the matrix products of attention. With these
-    constants, no two keys up to 128 apart are correlated by more than 2.3e-4 (two standard errors
-    of a sample of 61 million).
+
+@triton.jit
+def pair_factor(query_bits, key_bits, THRESHOLD: tl.constexpr):
+    """Return ``keep_factor`` of the weights of queries and keys.
+
+    The upper bits of the product of two random numbers are a hash that takes one instruction. The
+    kernels are limited by such instructions, not by matrix products. Among 123 million weights, no
+    correlation of keys, or of queries, up to 128 apart exceeded 2.4e-4 (2.7 standard errors).
 
     Args:
-        bits: of :func:`query_bits`.
-        position: the key's, in its row.
-        threshold: of ``Drop``.
+        query_bits: of :func:`hash_queries`.
+        key_bits: of :func:`position_bits`.
+        THRESHOLD: of ``Drop``.
     """
-    x = bits ^ position.to(tl.uint32)
-    x *= 0x846CA68B
-    x ^= x >> 16
-    x *= 0x9E3779B1
-    return (x >> 8).to(tl.int32) >= threshold
+    return keep_factor(query_bits * key_bits, THRESHOLD)
 
 
-@kernel(ATTEND_WARPS)
+@kernel(ATTEND_WARPS, registers=ATTEND_REGISTERS)
 def _attend(
     qkv,
     starts,
     keys,
     output,
-    scale: tl.float32,
-    threshold: tl.int32,
-    keep_scale: tl.float32,
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     ROW: tl.constexpr,
-    DROPOUT: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    KEEP_SCALE: tl.constexpr,
 ):
-    """One program per row and head; ``scale`` includes log2(e)."""
+    """One program per row and head. Exponentials are powers of 2."""
     head, row = tl.program_id(0), tl.program_id(1)
     start = tl.load(starts + row)
     length = tl.load(starts + row + 1) - start
     i = tl.arange(0, ROW)
     d = tl.arange(0, WIDTH)
     inside = i < length
-    token = (start + i).to(tl.int64)
-    at = token[:, None] * (3 * HEADS * WIDTH) + head * WIDTH + d[None, :]
-    query = tl.load(qkv + at, mask=inside[:, None], other=0.0)
-    key = tl.load(qkv + at + HEADS * WIDTH, mask=inside[:, None], other=0.0)
-    value = tl.load(qkv + at + 2 * HEADS * WIDTH, mask=inside[:, None], other=0.0)
-    scores = tl.dot(query, tl.trans(key)) * scale
+    PART: tl.constexpr = HEADS * WIDTH
+    SCALE: tl.constexpr = WIDTH**-0.5 * LOG2_E
+    first = start.to(tl.int64)
+    from_qkv = qkv + first * (3 * PART) + head * WIDTH + i[:, None] * (3 * PART) + d[None, :]
+    query = tl.load(from_qkv, mask=inside[:, None], other=0.0)
+    key = tl.load(from_qkv + PART, mask=inside[:, None], other=0.0)
+    value = tl.load(from_qkv + 2 * PART, mask=inside[:, None], other=0.0)
+    scores = tl.dot(query, tl.trans(key))
     scores = tl.where(inside[None, :], scores, -1e38)  # finite: an empty row makes no NaN
-    weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
+    weights = tl.exp2(scores * SCALE - (tl.max(scores, 1) * SCALE)[:, None])
     total = tl.sum(weights, 1)
-    if DROPOUT:
-        bits = query_bits(token, head, HEADS, keys)
-        kept = is_pair_kept(bits[:, None], i[None, :], threshold)
-        weights = tl.where(kept, weights, 0.0)
-    gathered = tl.dot(weights.to(query.dtype), value) * (keep_scale / total)[:, None]
-    to = token[:, None] * (HEADS * WIDTH) + head * WIDTH + d[None, :]
-    tl.store(output + to, gathered.to(query.dtype), mask=inside[:, None])
+    if KEEP_SCALE != 1.0:
+        query_bits = hash_queries(start + i, head, HEADS, keys)
+        weights *= pair_factor(query_bits[:, None], position_bits(i, keys)[None, :], THRESHOLD)
+    gathered = tl.dot(weights.to(query.dtype), value) * (KEEP_SCALE / total)[:, None]
+    to = output + first * PART + head * WIDTH + i[:, None] * PART + d[None, :]
+    tl.store(to, gathered.to(query.dtype), mask=inside[:, None])
 
 
 @kernel(ATTEND_BACKWARD_WARPS)
@@ -109,16 +114,13 @@ def _attend_backward(
     grad_output,
     grad_qkv,
     column_sums,
-    scale: tl.float32,
-    log2_scale: tl.float32,
-    threshold: tl.int32,
-    keep_scale: tl.float32,
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     ROW: tl.constexpr,
     PER_PROGRAM: tl.constexpr,
     STAGES: tl.constexpr,
-    DROPOUT: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    KEEP_SCALE: tl.constexpr,
 ):
     """One program per row and ``PER_PROGRAM`` heads; computes the whole softmax again.
 
@@ -131,53 +133,54 @@ def _attend_backward(
     i = tl.arange(0, ROW)
     d = tl.arange(0, WIDTH)
     inside = i < length
-    token = (start + i).to(tl.int64)
-    first = tl.program_id(0) * PER_PROGRAM
-    for head in tl.range(first, first + PER_PROGRAM, num_stages=STAGES):
-        at = token[:, None] * (3 * HEADS * WIDTH) + head * WIDTH + d[None, :]
-        to = token[:, None] * (HEADS * WIDTH) + head * WIDTH + d[None, :]
-        query = tl.load(qkv + at, mask=inside[:, None], other=0.0)
-        key = tl.load(qkv + at + HEADS * WIDTH, mask=inside[:, None], other=0.0)
-        scores = tl.dot(query, tl.trans(key)) * log2_scale
+    PART: tl.constexpr = HEADS * WIDTH
+    SCALE: tl.constexpr = WIDTH**-0.5 * LOG2_E
+    GRAD_SCALE: tl.constexpr = WIDTH**-0.5 * KEEP_SCALE
+    first = start.to(tl.int64)
+    at = first * (3 * PART) + i[:, None] * (3 * PART) + d[None, :]
+    from_qkv, to_qkv = qkv + at, grad_qkv + at
+    from_output = grad_output + first * PART + i[:, None] * PART + d[None, :]
+    first_head = tl.program_id(0) * PER_PROGRAM
+    for head in tl.range(first_head, first_head + PER_PROGRAM, num_stages=STAGES):
+        low = head * WIDTH
+        query = tl.load(from_qkv + low, mask=inside[:, None], other=0.0)
+        key = tl.load(from_qkv + (low + PART), mask=inside[:, None], other=0.0)
+        scores = tl.dot(query, tl.trans(key))
         scores = tl.where(inside[None, :], scores, -1e38)
-        value = tl.load(qkv + at + 2 * HEADS * WIDTH, mask=inside[:, None], other=0.0)
-        upstream = tl.load(grad_output + to, mask=inside[:, None], other=0.0)
+        value = tl.load(from_qkv + (low + 2 * PART), mask=inside[:, None], other=0.0)
+        upstream = tl.load(from_output + low, mask=inside[:, None], other=0.0)
         grad_weights = tl.dot(upstream, tl.trans(value))
-        weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
+        weights = tl.exp2(scores * SCALE - (tl.max(scores, 1) * SCALE)[:, None])
         weights *= (1.0 / tl.sum(weights, 1))[:, None]
         dropped = weights
-        if DROPOUT:
-            bits = query_bits(token, head, HEADS, keys)
-            kept = is_pair_kept(bits[:, None], i[None, :], threshold)
-            dropped = tl.where(kept, weights * keep_scale, 0.0)
-            grad_weights = tl.where(kept, grad_weights * keep_scale, 0.0)
-        sums = column_sums + row * (3 * HEADS * WIDTH) + head * WIDTH + d
-        grad_value = tl.dot(tl.trans(dropped.to(query.dtype)), upstream)
-        tl.store(
-            grad_qkv + at + 2 * HEADS * WIDTH, grad_value.to(query.dtype), mask=inside[:, None]
-        )
-        tl.store(sums + 2 * HEADS * WIDTH, tl.sum(grad_value, 0))
-        weighted = weights * grad_weights
+        if KEEP_SCALE != 1.0:
+            query_bits = hash_queries(start + i, head, HEADS, keys)
+            key_bits = position_bits(i, keys)
+            dropped = weights * pair_factor(query_bits[:, None], key_bits[None, :], THRESHOLD)
+        rounded = dropped.to(query.dtype)
+        weighted = dropped * grad_weights
         grad_scores = (weighted - weights * tl.sum(weighted, 1)[:, None]).to(query.dtype)
-        grad_key = tl.dot(tl.trans(grad_scores), query) * scale
-        tl.store(grad_qkv + at + HEADS * WIDTH, grad_key.to(query.dtype), mask=inside[:, None])
-        tl.store(sums + HEADS * WIDTH, tl.sum(grad_key, 0))
-        grad_query = tl.dot(grad_scores, key) * scale
-        tl.store(grad_qkv + at, grad_query.to(query.dtype), mask=inside[:, None])
+        # The scale of what is kept is applied to the results, which have fewer elements.
+        grad_value = tl.dot(tl.trans(rounded), upstream) * KEEP_SCALE
+        tl.store(to_qkv + (low + 2 * PART), grad_value.to(query.dtype), mask=inside[:, None])
+        sums = column_sums + row * (3 * PART) + low + d
+        tl.store(sums + 2 * PART, tl.sum(grad_value, 0))
+        grad_key = tl.dot(tl.trans(grad_scores), query) * GRAD_SCALE
+        tl.store(to_qkv + (low + PART), grad_key.to(query.dtype), mask=inside[:, None])
+        tl.store(sums + PART, tl.sum(grad_key, 0))
+        grad_query = tl.dot(grad_scores, key) * GRAD_SCALE
+        tl.store(to_qkv + low, grad_query.to(query.dtype), mask=inside[:, None])
         tl.store(sums, tl.sum(grad_query, 0))
 
 
-LOG2_E = 1.4426950408889634
-
-
 @functools.cache
-def _holds_two(device: torch.device) -> bool:
-    """Return whether a multiprocessor's shared memory holds the inputs of two heads: A100, H100."""
+def is_large_enough(device: torch.device) -> bool:
+    """Return whether a multiprocessor has ``SHARED_BYTES``: A100, H100, but no workstation GPU."""
     if device.type != "cuda":
         return True
     index = torch.cuda.current_device() if device.index is None else device.index
     properties = triton.runtime.driver.active.utils.get_device_properties(index)
-    return bool(properties["max_shared_mem"] >= TWO_HEADS_BYTES)
+    return bool(properties["max_shared_mem"] >= SHARED_BYTES)
 
 
 def _row_block(longest: int) -> int:
@@ -208,13 +211,11 @@ def attend_short_rows(
         starts,
         keys,
         output,
-        width**-0.5 * LOG2_E,
-        drop.threshold,
-        drop.scale,
         HEADS=heads,
         WIDTH=width,
         ROW=_row_block(longest),
-        DROPOUT=dropout_p > 0.0,
+        THRESHOLD=drop.threshold,
+        KEEP_SCALE=drop.scale,
     )
     return output
 
@@ -241,7 +242,7 @@ def attend_short_rows_backward(
     rows, drop = starts.numel() - 1, Drop.of(dropout_p)
     grad_qkv = torch.empty_like(qkv_T3ND)
     column_sums = qkv_T3ND.new_empty(rows, 3 * heads * width, dtype=torch.float32)
-    per_program = STAGED_HEADS if heads % STAGED_HEADS == 0 and _holds_two(qkv_T3ND.device) else 1
+    per_program = STAGED_HEADS if heads % STAGED_HEADS == 0 else 1
     _attend_backward(
         (heads // per_program, rows, 1),
         qkv_T3ND,
@@ -250,15 +251,12 @@ def attend_short_rows_backward(
         grad_output,
         grad_qkv,
         column_sums,
-        width**-0.5,
-        width**-0.5 * LOG2_E,
-        drop.threshold,
-        drop.scale,
         HEADS=heads,
         WIDTH=width,
         ROW=_row_block(longest),
         PER_PROGRAM=per_program,
         STAGES=1 if per_program == 1 else 2,
-        DROPOUT=dropout_p > 0.0,
+        THRESHOLD=drop.threshold,
+        KEEP_SCALE=drop.scale,
     )
     return grad_qkv, column_sums

@@ -1,0 +1,143 @@
+"""Inputs and output folders in odd places: nothing of the user's is lost or silently left out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bertds.data.formats.manifest import Manifest
+from bertds.errors import ConfigError, DataError, UserError
+from data_prep.build_wiki_books import main
+from data_prep.sources import find_files
+
+Command = Callable[..., list[str]]
+
+
+@pytest.fixture
+def command(vocab: Path) -> Command:
+    def given(out: Path, *more: object) -> list[str]:
+        tokens = [] if "--vocab" in more else ["--vocab", str(vocab)]
+        return ["--out", str(out), *tokens, "--workers", "1", *map(str, more)]
+
+    return given
+
+
+@pytest.fixture
+def text(made: SimpleNamespace) -> str:
+    rng = random.Random(1)
+    return "\n\n".join(made.sentence(rng) for _ in range(20))
+
+
+@pytest.mark.parametrize("place", ["", "train", "tokenizer/deep", "raw"])
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--dry-run"]])
+def test_an_input_in_the_output_folder_is_refused_and_kept(
+    tmp_path: Path, command: Command, text: str, made: SimpleNamespace, place: str, more: list[str]
+) -> None:
+    out = tmp_path / "out"
+    (out / place).mkdir(parents=True)
+    (out / place / "a.txt").write_text(text)
+    before = made.tree(tmp_path)
+    for given in (out / place, out / place / "a.txt"):
+        with pytest.raises(ConfigError, match=r"out: (contains the input .*|is also an input); ch"):
+            main(command(out, "--text", given, *more))
+    (tmp_path / "link.txt").symlink_to(out / place / "a.txt")
+    with pytest.raises(ConfigError, match=r"out: contains the input .*; choose another folder"):
+        main(command(out, "--text", tmp_path / "link.txt", *more))
+    (tmp_path / "link.txt").unlink()
+    assert made.tree(tmp_path) == before
+
+
+def test_the_vocabulary_in_the_output_folder_is_not_deleted(
+    tmp_path: Path, command: Command, text: str, made: SimpleNamespace
+) -> None:
+    """Its only copy may be there, if it was trained."""
+    (tmp_path / "a.txt").write_text(text)
+    out = tmp_path / "out"
+    assert main(command(out, "--text", tmp_path / "a.txt")) == 0
+    before = made.tree(out)
+    for option in (["--vocab", out / "tokenizer"], ["--decontaminate", out / "report.html"]):
+        with pytest.raises(ConfigError, match="out: contains the input"):
+            main(command(out, "--text", tmp_path / "a.txt", "--overwrite", *option))
+    assert made.tree(out) == before
+
+
+def test_the_output_folder_in_the_input_folder_is_not_read(
+    tmp_path: Path, command: Command, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    out = tmp_path / "deep" / "out"
+    for expected in ("prepared", "already prepared"):
+        assert main(command(out, "--text", tmp_path)) == 0
+        assert expected in capsys.readouterr().err
+    (source,) = Manifest.load(out).sources
+    assert [file["name"] for file in source["files"]] == ["a.txt"]
+
+
+def test_what_is_not_read_in_a_folder_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (".git", "a"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.txt").write_text("A text.")
+    (tmp_path / ".hidden.txt").write_text("A text.")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "gone.txt").symlink_to("nowhere")
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert [file.name for file in find_files("books", [tmp_path], ())] == ["a/1.txt"]
+    assert "ignored by --books: 2 broken links, 1 empty, 1 special file" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"pipe\.txt: is neither a file nor a folder \(for --book"):
+        find_files("books", [tmp_path / "pipe.txt"], ())
+
+
+def test_names_that_are_not_unicode_are_escaped(
+    tmp_path: Path, command: Command, made: SimpleNamespace
+) -> None:
+    books = tmp_path / "books"
+    books.mkdir()
+    names = [b"caf\xe9.txt", b"two\nlines.txt", b"-a b'\".txt", b"%41[x]*.txt"]
+    for number, name in enumerate(names):
+        book = made.article(random.Random(number))
+        Path(os.fsdecode(bytes(books) + b"/" + name)).write_text(book)
+    for out in ("one", "two"):
+        workers = ["--workers", "2", "--keep-dropped"] if out == "two" else []
+        assert main(command(tmp_path / out, "--books", books, *workers)) == 0
+    (source,) = Manifest.load(tmp_path / "one").sources
+    assert "caf\\udce9.txt" in [file["name"] for file in source["files"]]
+    assert made.tree(tmp_path / "one" / "train") == made.tree(tmp_path / "two" / "train")
+
+
+def test_a_folder_that_may_not_be_read_or_written_is_a_mistake_of_the_user(
+    tmp_path: Path, command: Command, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(DataError, match=r"a\.txt.b\.txt: cannot be read \(Not a directory\)"):
+        main(command(tmp_path / "out", "--text", tmp_path / "a.txt" / "b.txt"))
+    # As root, who may write everywhere, the tests can only pretend.
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: False)
+        with pytest.raises(DataError, match="out: cannot be written; choose another folder"):
+            main(command(tmp_path / "out", "--text", tmp_path / "a.txt"))
+
+    def refused(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(DataError, match=r"a\.txt: cannot be read \(Permission denied\)"):
+        find_files("text", [tmp_path / "a.txt"], ("line",))
+
+
+@pytest.mark.parametrize("option", ["--text", "--books", "--wiki", "--decontaminate"])
+def test_an_empty_name_is_not_the_current_folder(
+    tmp_path: Path, command: Command, text: str, option: str
+) -> None:
+    """From a variable of a shell that is not set."""
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(UserError, match=f"{option}: the name is empty"):
+        main(command(tmp_path / "out", "--text", tmp_path / "a.txt", option, ""))
