@@ -92,11 +92,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        return EXIT_OK if arguments else EXIT_BAD_INPUT
+        code = guarded(lambda _: _print(usage()), [])
+        return code if arguments else EXIT_BAD_INPUT
     if arguments[0] == "--version":
-        print(f"bertds {__version__}")
-        return EXIT_OK
+        return guarded(lambda _: _print(f"bertds {__version__}"), [])
     name = arguments[0]
     if name not in COMMANDS:
         from bertds.config.suggest import nearest
@@ -107,6 +106,11 @@ def main(argv: list[str] | None = None) -> int:
         )
         return EXIT_BAD_INPUT
     return guarded(_module_of(name).main, arguments[1:])
+
+
+def _print(text: str) -> int:
+    print(text)
+    return EXIT_OK
 
 
 def _module_of(name: str) -> ModuleType:

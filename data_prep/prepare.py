@@ -7,6 +7,7 @@ if it is complete; the rest of a run that was stopped; or everything.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ def prepare(request: PrepRequest) -> Manifest:
     out, url = resolved.out, resolved.url
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK | os.X_OK):
+            raise DataError(f"{out}: cannot be written; choose another folder")
         earlier = EarlierRun(out, resolved.files, resolved.settings, request.overwrite)
         whole = request.overwrite or not earlier.work.exists()
         with _team(resolved, earlier) as team:

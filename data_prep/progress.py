@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from bertds.system.secrets import masked
@@ -98,9 +98,14 @@ def in_time(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """Print one line for the user, on stderr and with secrets masked."""
+    """Print one line for the user, on stderr and with secrets masked.
+
+    The work continues if the line cannot be written: the reader of a pipe has ended
+    (``2>&1 | head``), or the disk of a log file is full.
+    """
     if not _silences:
-        print(masked(text), file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(masked(text), file=sys.stderr, flush=True)
 
 
 def summary(rows: Mapping[str, str]) -> None:

@@ -99,7 +99,7 @@ def _given_paths(request: PrepRequest) -> list[Path]:
     given = [path for kind in SOURCE_KINDS for path in getattr(request, kind)]
     given += [*request.hf, *request.wiki_index, *request.decontaminate]
     given += filter(None, [request.vocab, request.wiki_templates])
-    return [Path(path) for path in given if not is_url(path) and Path(path).exists()]
+    return [Path(path) for path in given if not is_url(path) and os.path.exists(path)]
 
 
 def _check_outside(out: Path, paths: Sequence[Path]) -> None:

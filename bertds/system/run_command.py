@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, BertdsError
+from bertds.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    BertdsError,
+    ConfigError,
+)
 from bertds.system.atomic_files import DISK_FULL, NOT_ALLOWED, WRONG_PATH, explain_os_error
 from bertds.system.logs import LogFile, log
 from bertds.system.secrets import masked
@@ -37,16 +43,23 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [expand_home(argument) for argument in arguments if argument != "--debug"]
+    _open_closed_streams()
     try:
         with _no_interrupt_is_lost():
-            return main(arguments)
+            _check_current_folder()
+            code = main(arguments)
+            sys.stdout.flush()  # here, so that a closed pipe or a full disk is handled below
+            return code
     except BertdsError as error:
         _report(f"error: {error}", debug)
         return error.exit_code
     except KeyboardInterrupt:
         return _interrupted()
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
         # The reader of a pipe ended (`... | head`). Python would print an error when it flushes.
+        # rich handles it by a SystemExit.
+        if not isinstance(error.__context__ or error, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
@@ -62,10 +75,16 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
     except Exception as error:
         if _was_interrupted(error):
             return _interrupted()
+        if isinstance(error, OSError) and not error.filename and error.errno in DISK_FULL:
+            _report("error: the disk of the output or of a temporary file is full", debug)
+            return EXIT_FAILED
         # A full disk or a wrong path is a mistake that the user can correct; its message names the
         # file.
         if isinstance(error, OSError) and error.filename and error.errno in OF_THE_USER:
-            explained = explain_os_error(error, Path(os.fsdecode(error.filename)))
+            path = Path(os.fsdecode(error.filename))
+            explained = explain_os_error(error, path)
+            if error.errno in NOT_ALLOWED:  # perhaps while reading
+                explained = ConfigError(f"{path}: cannot be accessed ({error.strerror})")
             _report(f"error: {explained}", debug)
             return explained.exit_code
         _report(
@@ -74,6 +93,22 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
             debug,
         )
         return EXIT_FAILED
+
+
+def _open_closed_streams() -> None:
+    """Replace streams that were closed (``2>&-``): a file would take the number of one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the current folder cannot be used ({error.strerror}); change to another one"
+        ) from error
 
 
 def _interrupted() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -92,8 +93,8 @@ def file_state(unit: Unit) -> list[int]:
     """Return size and time of the unit's file, to detect a change; [] for a pinned Hub revision."""
     if unit.reader == "hf" and unit.options[-1]:
         return []
-    stat = file_facts(unit.path)
-    return [stat.st_size, stat.st_mtime_ns]
+    facts = file_facts(unit.path)
+    return [facts.st_size, facts.st_mtime_ns]
 
 
 def find_files(
@@ -123,15 +124,20 @@ def find_files(
             files += _in_store(kind, str(given))
             continue
         local = Path(given)
-        if local.is_dir():
+        try:
+            mode = local.stat().st_mode
+        except FileNotFoundError:
+            raise DataError(f"{local}: no such file or folder (for --{kind})") from None
+        except OSError as error:
+            raise unreadable(local, error) from error
+        if stat.S_ISDIR(mode):
             files += [(p, p.relative_to(local).as_posix()) for p in _in_folder(kind, local, out)]
-        elif local.is_file() and kind == "wiki" and is_index(local):
+        elif not stat.S_ISREG(mode):
+            raise DataError(f"{local}: is neither a file nor a folder (for --{kind})")
+        elif kind == "wiki" and is_index(local):
             indexes = [*indexes, given]  # a pattern such as enwiki-* names it too
-        elif local.is_file():
-            files.append((local, local.name))
         else:
-            what = "is neither a file nor a folder" if local.exists() else "no such file or folder"
-            raise DataError(f"{local}: {what} (for --{kind})")
+            files.append((local, local.name))
     files.sort(key=lambda pair: (pair[1], str(pair[0])))
     found_files = []
     extracted: set[FilePath] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Callable
@@ -110,6 +111,26 @@ def test_names_that_are_not_unicode_are_escaped(
     (source,) = Manifest.load(tmp_path / "one").sources
     assert "caf\\udce9.txt" in [file["name"] for file in source["files"]]
     assert made.tree(tmp_path / "one" / "train") == made.tree(tmp_path / "two" / "train")
+
+
+def test_a_folder_that_may_not_be_read_or_written_is_a_mistake_of_the_user(
+    tmp_path: Path, command: Command, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(DataError, match=r"a\.txt.b\.txt: cannot be read \(Not a directory\)"):
+        main(command(tmp_path / "out", "--text", tmp_path / "a.txt" / "b.txt"))
+    # As root, who may write everywhere, the tests can only pretend.
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: False)
+        with pytest.raises(DataError, match="out: cannot be written; choose another folder"):
+            main(command(tmp_path / "out", "--text", tmp_path / "a.txt"))
+
+    def refused(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(DataError, match=r"a\.txt: cannot be read \(Permission denied\)"):
+        find_files("text", [tmp_path / "a.txt"], ("line",))
 
 
 @pytest.mark.parametrize("option", ["--text", "--books", "--wiki", "--decontaminate"])

@@ -75,3 +75,15 @@ def test_the_closing_table(
         "look at     .*/out/report.html, or: bertds prep show ",
     ):
         assert re.search(f"^  {line}", told, re.MULTILINE), line
+
+
+def test_the_work_goes_on_if_its_lines_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader of a pipe has ended, or the disk of a log file is full."""
+
+    class Broken(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Broken())
+    progress.say("prepared")
+    progress.summary({"documents": "1"})

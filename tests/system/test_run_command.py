@@ -1,0 +1,72 @@
+"""Commands in odd environments: closed streams, pipes whose reader has ended, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bertds.system.run_command import guarded
+from tests.support.ranks import REPOSITORY
+
+FULL = Path("/dev/full")
+
+
+def run(shell: str, folder: Path = REPOSITORY, *more: object) -> subprocess.CompletedProcess[str]:
+    """Run ``bertds`` as ``$B`` in a shell; the exit code is that of the first command of a pipe."""
+    command = f'"{sys.executable}" -m bertds'
+    script = f'B() {{ {command} "$@"; }}; {shell}; exit ${{PIPESTATUS[0]}}'
+    return subprocess.run(
+        ["bash", "-c", script, "bash", *map(str, more)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "prep --help", "recipes list"])
+def test_a_reader_that_ends_early_is_no_error(arguments: str) -> None:
+    found = run(f"B {arguments} | true")
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    found = run(f"B --version > {FULL}")
+    assert (found.returncode, found.stderr) == (
+        1,
+        "bertds: error: the disk of the output or of a temporary file is full\n",
+    )
+
+
+def test_closed_streams_are_replaced() -> None:
+    assert run("B prep --help 0<&- 1>&- 2>&-").returncode == 0
+    found = run("B prep --text nowhere --out x --vocab y 0<&- 1>&- 2>&-")
+    assert (found.returncode, found.stdout, found.stderr) == (2, "", "")
+
+
+def test_a_current_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    found = run('rmdir "$1"; B recipes list', tmp_path, tmp_path)
+    assert found.returncode == 2
+    assert found.stderr == (
+        "bertds: error: the current folder cannot be used (No such file or directory); change to "
+        "another one\n"
+    )
+
+
+def test_what_may_not_be_accessed_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether it is read or written is not known here."""
+
+    def main(_: list[str]) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/data/manifest.json")
+
+    assert guarded(main, []) == 2
+    assert capsys.readouterr().err == (
+        "bertds: error: /data/manifest.json: cannot be accessed (Permission denied)\n"
+    )
