@@ -389,3 +389,10 @@ def test_peak_memory_is_flat_when_the_input_is_ten_times_as_large(
         ]
         peaks.append(peak_megabytes(command)[0])
     assert peaks[1] < 1.25 * peaks[0], peaks
+
+
+@pytest.mark.parametrize("contents", ["", "{", "[]", "5", "{}", '{"inputs": "a", "file_bytes": 1}'])
+def test_a_damaged_marker_is_no_marker(tmp_path: Path, contents: str) -> None:
+    (tmp_path / "part").write_text("x")
+    (tmp_path / "part.json").write_text(contents)
+    assert markers.read_marker(tmp_path / "part.json", tmp_path / "part", "a") is None
