@@ -167,6 +167,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_that_looks_complete(
         (["--masked-lm-prob", "1.5"], "masked_lm_prob=1.5"),
         (["--validation-fraction", "0.9"], "--validation-fraction 0.9: allowed: 0 to 0.5"),
         (["--shard-tokens", "10"], "--shard-tokens 10"),
+        (["--seed", str(2**127)], "allowed: -2^127 to 2^127 - 1"),
         (["--licence", "x"], "--licence x: expected SOURCE=TEXT"),
         (["--licence", "books=MIT"], "--licence books=MIT: no such source; the sources are: wiki"),
         (["--dataset-name", "a/b"], "--dataset-name"),

@@ -79,6 +79,23 @@ def test_the_output_folder_in_the_input_folder_is_not_read(
     assert [file["name"] for file in source["files"]] == ["a.txt"]
 
 
+def test_a_file_that_is_given_twice_is_read_once(
+    tmp_path: Path, command: Command, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text(text)
+    (tmp_path / "link.txt").symlink_to(texts / "a.txt")
+    again = [texts / "a.txt", tmp_path / "link.txt", texts / ".." / "texts"]
+    assert main(command(tmp_path / "out", "--text", texts, *again)) == 0
+    assert "3 files are given more than once for --text, and read once" in capsys.readouterr().err
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest.documents["read"] == 20
+    assert [file["name"] for file in manifest.sources[0]["files"]] == ["a.txt"]
+    # As another kind of source, its documents are others, or duplicates.
+    assert main(command(tmp_path / "two", "--text", texts, "--books", texts)) == 0
+
+
 def test_what_is_not_read_in_a_folder_is_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
