@@ -191,8 +191,8 @@ def measure(capability: str) -> list[dict[str, Any]]:
             found.append(describe(label, *loaded, capability))
     per_turn = {
         "short_rows": short_rows.LONGEST_ROW**2,
-        "long_rows._attend": long_rows.FORWARD.own * long_rows.FORWARD.step,
-        "long_rows._attend_backward": long_rows.BACKWARD.own * long_rows.BACKWARD.step,
+        "long_rows._attend": long_rows.BLOCK**2,
+        "long_rows._attend_backward": long_rows.BLOCK**2,
     }
     for figures in found:
         name = figures["kernel"]

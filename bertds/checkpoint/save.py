@@ -23,6 +23,7 @@ from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import write_manifest, write_pieces
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.run_settings import CheckpointConfig
+from bertds.display.words import size
 from bertds.engine.interface import SavableEngine
 from bertds.engine.state_pieces import Piece
 from bertds.errors import BertdsError
@@ -231,10 +232,11 @@ class Checkpoints:
             )
         total, room = sum(fact[0] for fact in facts), min(fact[1] for fact in facts)
         # 2 % and 1 MiB more for headers and the manifest.
-        if room < total * 1.02 + 2**20:
+        needed = total * 1.02 + 2**20
+        if room < needed:
             raise BertdsError(
-                f"checkpoint not saved: {self.folder} has {room / 2**30:.2f} GiB free, but the "
-                f"checkpoint needs {total / 2**30:.2f} GiB; free some space and run the same "
+                f"checkpoint not saved: {self.folder} has {size(room)} free, but the "
+                f"checkpoint needs {size(needed)}; free some space and run the same "
                 "command again"
             )
 

@@ -30,6 +30,9 @@ def check(config: Config) -> None:
         section, name = key.split(".", 1)
         value = getattr(getattr(config, section), name)
         _require(value is None or value <= 1, f"{key}={value} is a fraction and must be at most 1")
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        probability = getattr(model, name)
+        _require(probability < 1, f"model.{name}={probability} drops everything; use less than 1")
     # An average with a decay of 1 keeps the initial weights for ever.
     _require(
         schedule.ema_decay < 1,

@@ -268,6 +268,7 @@ def _coerce(value: object, kind: object, key: str) -> object:
         raise wrong
     if kind is str:
         if isinstance(value, str):
+            _check_text(value, key)
             return value
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return str(value)  # `run.name: 7` is text that looks like a number
@@ -286,6 +287,18 @@ def _coerce(value: object, kind: object, key: str) -> object:
     if number != int(number) or abs(number) > MOST:  # the range of numpy's and torch's integers
         raise wrong
     return int(value) if isinstance(value, int) else int(number)
+
+
+def _check_text(text: str, key: str) -> None:
+    """Refuse text that cannot be a file's name or cannot be saved."""
+    if "\0" in text:
+        raise ConfigError(f"{key}={text!r} contains a null character; remove it")
+    # Python decodes bytes of the command line that it cannot read to lone surrogates.
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ConfigError(
+            f"{key}={text!r} is not UTF-8 text; use other characters, or set PYTHONUTF8=1 if the "
+            "locale is not UTF-8"
+        )
 
 
 def flatten(nested: dict[str, Any]) -> dict[str, Any]:

@@ -25,3 +25,8 @@ def in_words(seconds: float) -> str:
     if seconds < 172_800:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86_400:.1f} days"
+
+
+def size(number: float) -> str:
+    """Return a number of bytes in words: ``12.3 MiB``, ``1.5 GiB``."""
+    return f"{number / 2**30:,.1f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"

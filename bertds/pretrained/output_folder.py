@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import ConfigError
-from bertds.system.atomic_files import explain_os_error, temporary_name, write_json
+from bertds.system.atomic_files import explain_os_error, os_error_of, temporary_name, write_json
 from bertds.system.processes import start_time
 
 MARK = "bertds_export.json"
@@ -66,8 +66,10 @@ def fresh_folder(
             out.rename(stale)
         temporary.rename(out)
         _remove_leftovers(temporary, stale)
-    except OSError as error:
-        raise explain_os_error(error, out) from error
+    except Exception as error:
+        if (cause := os_error_of(error)) is not None:
+            raise explain_os_error(cause, out) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if stale.exists() and not out.exists():

@@ -19,7 +19,13 @@ from bertds.errors import (
     BertdsError,
     ConfigError,
 )
-from bertds.system.atomic_files import DISK_FULL, NOT_ALLOWED, WRONG_PATH, explain_os_error
+from bertds.system.atomic_files import (
+    DISK_FULL,
+    NOT_ALLOWED,
+    WRONG_PATH,
+    explain_os_error,
+    os_error_of,
+)
 from bertds.system.logs import LogFile, log
 from bertds.system.secrets import masked
 
@@ -76,7 +82,8 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
     except Exception as error:
         if _was_interrupted(error):
             return _interrupted()
-        if isinstance(error, OSError) and not error.filename and error.errno in DISK_FULL:
+        found = os_error_of(error)
+        if found is not None and not found.filename and found.errno in DISK_FULL:
             _report("error: the disk of the output or of a temporary file is full", debug)
             return EXIT_FAILED
         # A full disk or a wrong path is a mistake that the user can correct; its message names the

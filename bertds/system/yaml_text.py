@@ -71,6 +71,11 @@ def load_yaml(text: str | bytes, loader: type[LimitedLoader | FastLoader] = Limi
     """
     try:
         return yaml.load(text, Loader=loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        context = f" ({error.context})" if error.context else ""
+        raise yaml.YAMLError(f"{place}{error.problem}{context}") from None
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
     except (ValueError, OverflowError) as error:  # a date such as 2024-99-99, a huge number

@@ -142,6 +142,8 @@ def _build(
     use_word_weights(model, config, source)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     start = start_weights(config, model, source.tokenizer, folder.checkpoints)
+    if start is not None and start.is_own:
+        folder.check_resumed(start.reader.manifest)
 
     # The micro batch is settled before layers are compiled or recorded for its shapes.
     settings = choose_micro_batch(model, config, settings, place)

@@ -42,7 +42,7 @@ from bertds.system.logs import log, log_to_file
 from bertds.system.secrets import masked, without_secrets
 from bertds.training.foreign_files import RECORD, refuse_foreign_files
 from bertds.training.launch import COMMAND, LOST
-from bertds.training.setting_changes import changes, changes_of_copy, is_done
+from bertds.training.setting_changes import changes, changes_of_checkpoint, is_done
 
 # All names that a run writes in its folder, as patterns. Links under these names are refused.
 WRITTEN = (
@@ -114,6 +114,13 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise explain_os_error(error, self.path) from error
+            # Found here rather than by the first save, which comes after hours of training.
+            for name in ("checkpoints", "tokenizer"):
+                if (self.path / name).exists() and not (self.path / name).is_dir():
+                    raise ConfigError(
+                        f"{self.path / name}: a run needs a folder of this name, but this is a "
+                        "file; remove it"
+                    )
             self.lock.acquire()
             try:
                 self._changed = changes(self.path, self.config, self.deepspeed)
@@ -133,10 +140,28 @@ class RunFolder:
         Raises:
             ConfigError: a fixed setting differs; the message names it with both values.
         """
-        changed = changes_of_copy(url, manifest, self.config, self.deepspeed)
+        changed = changes_of_checkpoint(
+            url, "checkpoint.copy_to", manifest, self.config, self.deepspeed
+        )
         # Without a config.yaml here, the copy is the only record of the previous start.
         if not (self.path / "config.yaml").is_file():
             self._changed = changed
+
+    def check_resumed(self, manifest: Mapping[str, Any]) -> None:
+        """Check the settings that the run's own checkpoint was trained with.
+
+        They are those of ``config.yaml``, which :meth:`open` checks, unless that was removed.
+
+        Args:
+            manifest: that of the checkpoint.
+
+        Raises:
+            ConfigError: a fixed setting differs; the message names it with both values.
+        """
+        if not (self.path / "config.yaml").is_file():
+            self._changed = changes_of_checkpoint(
+                str(self.path), "run.dir", manifest, self.config, self.deepspeed
+            )
 
     def record(
         self,

@@ -108,13 +108,18 @@ def changes(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> list[Cha
     return _compare(f"{run}", "run.dir", file_before, json_before, config, deepspeed)
 
 
-def changes_of_copy(
-    url: str, manifest: Mapping[str, Any], config: Config, deepspeed: Mapping[str, Any]
+def changes_of_checkpoint(
+    where: str,
+    place_key: str,
+    manifest: Mapping[str, Any],
+    config: Config,
+    deepspeed: Mapping[str, Any],
 ) -> list[Change]:
-    """Compare the settings of this start with those that a copied checkpoint was trained with.
+    """Compare the settings of this start with those that a checkpoint was trained with.
 
     Args:
-        url: of the checkpoint, for the message.
+        where: the run folder, or the URL of a copied checkpoint, for the message.
+        place_key: the setting that names it.
         manifest: of the checkpoint.
         config: the recipe of this start.
         deepspeed: the DeepSpeed JSON of this start, as nested values.
@@ -126,7 +131,7 @@ def changes_of_copy(
         ConfigError: a fixed setting differs; the message names it with both values.
     """
     recipe, json = manifest.get("recipe", {}), manifest.get("deepspeed")
-    return _compare(masked(url), "checkpoint.copy_to", recipe, json, config, deepspeed)
+    return _compare(masked(where), place_key, recipe, json, config, deepspeed)
 
 
 def _compare(

@@ -191,7 +191,7 @@ def test_a_save_cut_short_is_invisible(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_too_little_disk_space_is_noticed_before_writing(tmp_path: Path) -> None:
-    message = "GiB free, but the checkpoint needs"
+    message = r"0\.0 MiB free, but the checkpoint needs 1\.0 MiB"
     with injected("disk.free", lambda free: 1000), pytest.raises(BertdsError, match=message):
         save_steps(make(tmp_path), 1)
     assert step_folders(tmp_path / "checkpoints") == []

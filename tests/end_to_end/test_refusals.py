@@ -132,6 +132,22 @@ def test_a_start_with_other_settings_says_what_changes_or_is_refused(
     assert starts[1]["changes"]["schedule.total_steps"] == [2, 3]
 
 
+def test_a_run_whose_settings_file_is_gone_is_compared_with_its_checkpoint(
+    command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Otherwise the weights that another model has too would be loaded, and the others lost."""
+    run, steps = tmp_path / "run", "schedule.total_steps=2"
+    assert entry(command("run", steps)) == 0
+    (run / "config.yaml").unlink()
+    capsys.readouterr()
+    message = bad(command("run", "schedule.total_steps=3", "model.num_hidden_layers=1"), capsys)
+    assert f"{run}: this run started with model.num_hidden_layers=2, but now" in message
+    message = bad(command("run", "schedule.total_steps=3", "run.seed=7"), capsys)
+    assert "run.seed=42, but now run.seed=7" in message
+    assert entry(command("run", "schedule.total_steps=3")) == 0
+    assert "schedule.total_steps 2 -> 3 from step 2" in capsys.readouterr().err
+
+
 def test_a_learning_rate_changed_on_an_interrupted_run_is_reported_everywhere(
     command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

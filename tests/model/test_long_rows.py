@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -36,25 +37,28 @@ def mix(place: Tensor, first: int, second: int) -> Tensor:
     return (x ^ (x >> 15)) * 0x846CA68B & WORD
 
 
-def kept(tokens: Tensor, keys: Tensor, p: float) -> Tensor:
+def kept(row: int, length: int, blocks: int, keys: Tensor, p: float) -> Tensor:
     """The dropout mask [heads, queries, keys] of a row, from the definition of its hash."""
-    first, second, third, fourth = (int(key) & WORD for key in keys[:4])
-    queries = mix(tokens[None] * HEADS + torch.arange(HEADS)[:, None], first, second) | 1
-    position = torch.arange(tokens.numel())
-    blocks = mix(position // 64 * 64, third, fourth) | 1
-    others = blocks * (keys[4 + position % 64].long() & WORD) & WORD
+    first, second, _, _, *positions = (int(key) & WORD for key in keys)
+    of_query, of_key = torch.tensor(positions).split(128)
+    place = torch.arange(length)
+    block, inside = place // 64, place % 64
+    heads = torch.arange(HEADS)[:, None, None]
+    numbers = ((row * HEADS + heads) * blocks + block[:, None]) * blocks + block
     # int64 products of two 32-bit numbers overflow; their lower 32 bits are right.
-    bits = queries[:, :, None] * others & WORD
+    pairs = of_query[inside][:, None] * of_key[inside] & WORD
+    bits = (mix(numbers, first, second) | 1) * pairs & WORD
     return bits / 2**32 >= round(p * 2**23) / 2**23
 
 
 def attend_exactly(qkv: Tensor, starts: Tensor, p: float, keys: Tensor) -> Tensor:
     """Softmax attention of each row in float64, with the masks of :func:`kept`."""
     outputs = []
-    for low, high in zip(starts.tolist(), starts[1:].tolist(), strict=False):
+    blocks = -(-max(LENGTHS) // 64)
+    for row, (low, high) in enumerate(itertools.pairwise(starts.tolist())):
         q, k, v = qkv[low:high].transpose(0, 2).unbind(1)
         weights = (q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])).softmax(-1)
-        mask = kept(torch.arange(low, high), keys, p)
+        mask = kept(row, high - low, blocks, keys, p)
         outputs.append(((weights * mask * Drop.of(p).scale) @ v).transpose(0, 1))
     return torch.cat(outputs)
 

@@ -81,6 +81,15 @@ def test_settings_recorded_by_a_run_that_was_killed_then_are_accepted(tmp_path: 
     refuse_foreign_files(run)
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "tokenizer"])
+def test_a_file_in_place_of_a_folder_is_found_before_training(tmp_path: Path, name: str) -> None:
+    run = fill(tmp_path / "run", "environment.json", name)
+    folder = RunFolder(load_config({"run": {"dir": str(run)}}), True)
+    with pytest.raises(ConfigError, match=f"{name}: a run needs a folder of this name"):
+        folder.open()
+    assert not (run / ".lock").exists()
+
+
 def test_a_missing_folder_is_accepted_and_not_created(tmp_path: Path) -> None:
     refuse_foreign_files(tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -34,7 +34,7 @@ from bertds.model.kernels.launch import cdiv, kernel, next_power_of_2
 KEEP_BITS = 23
 """Bits of a float32's mantissa."""
 POSITIONS = 128
-"""Random numbers per dropout for positions in a row."""
+"""Positions for which a dropout has random numbers: two each, for a query and for a key."""
 NORM_ELEMENTS = 2048
 """Elements that a program of the LayerNorm kernels holds at a time."""
 NORM_WARPS = 4
@@ -64,12 +64,11 @@ def draw_keys(sites: int, device: torch.device) -> tuple[Tensor, ...]:
     """Draw the random numbers of dropouts from the device's generator.
 
     Returns:
-        For each site int32 [4 + POSITIONS] on the device: two keys of the hash of an element or of
-        a query, two keys of the hash of a block of keys, and a number for each position in it. Each
-        begins at a multiple of 16 bytes, so that one compiled kernel serves all. Nothing waits for
-        them.
+        For each site int32 [4 + 2 POSITIONS] on the device: two keys of a hash, two numbers that
+        are not used, and the numbers of positions. Each begins at a multiple of 16 bytes, so that
+        one compiled kernel serves all. Nothing waits for them.
     """
-    shape = (sites, 4 + POSITIONS)
+    shape = (sites, 4 + 2 * POSITIONS)
     drawn = torch.randint(-(1 << 31), 1 << 31, shape, dtype=torch.int32, device=device)
     return drawn.unbind(0)
 

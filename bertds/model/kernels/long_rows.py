@@ -26,67 +26,57 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bertds.model.kernels.add_norm import VARYING, Drop, mix_bits
+from bertds.model.kernels.add_norm import Drop
 from bertds.model.kernels.launch import cdiv, kernel
 from bertds.model.kernels.short_rows import (
     LOG2_E,
-    hash_queries,
+    key_bits,
     pair_factor,
-    position_bits,
+    query_bits,
 )
 
-PREPARED_TOKENS = 64
-PREPARE_WARPS = 4
+BLOCK = 64
+"""Tokens of a row that a program owns, and that its loops take at a time."""
+WARPS = 4
+FORWARD_STAGES = 3
+BACKWARD_STAGES = 2
+"""Loop turns whose inputs are in shared memory at a time.
 
-
-class Tile(NamedTuple):
-    """How a kernel cuts its work."""
-
-    own: int
-    """Tokens of a row that a program owns."""
-    step: int
-    """Tokens that its loops take at a time."""
-    stages: int
-    """Loop turns whose inputs are in shared memory at a time."""
-    warps: int
-
-
-FORWARD = Tile(64, 64, 3, 4)
-BACKWARD = Tile(64, 64, 2, 4)
-"""The fastest of four and of three on an H100: 128 x 64 takes 1.03 and 1.18 times as long."""
+The fastest of four and of three on an H100. Programs that own 128 tokens take 1.03 and 1.18 times
+as long.
+"""
 
 
 @triton.jit
-def hash_block(first, keys):
-    """Return a hash of a block of keys, given its first position: an odd uint32.
-
-    Its product with the ``position_bits`` of a block identifies a key.
-    """
-    return mix_bits(first, tl.load(keys + 2), tl.load(keys + 3)) | 1
+def block_number(row, head, queries, others, HEADS: tl.constexpr):
+    """Return a number that no other block of weights has, given those of queries and of keys."""
+    blocks = tl.num_programs(1)
+    return ((row * HEADS + head) * blocks + queries) * blocks + others
 
 
-@kernel(FORWARD.warps, VARYING)
+@kernel(WARPS)
 def _attend(
     qkv,
     starts,
     keys,
     output,
     normalizers,
-    tokens,
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
-    OWN: tl.constexpr,
-    STEP: tl.constexpr,
+    BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
     THRESHOLD: tl.constexpr,
     KEEP_SCALE: tl.constexpr,
 ):
-    """Exponentials are powers of 2, and the normalizers binary logarithms."""
+    """Exponentials are powers of 2, and the normalizers binary logarithms.
+
+    Those of tokens past the row's end are infinity: there, no query gives a weight to any key.
+    """
     head, block, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(starts + row)
     length = tl.load(starts + row + 1) - start
-    i = block * OWN + tl.arange(0, OWN)
-    j = tl.arange(0, STEP)
+    j = tl.arange(0, BLOCK)
+    i = block * BLOCK + j
     d = tl.arange(0, WIDTH)
     inside = i < length
     PART: tl.constexpr = HEADS * WIDTH
@@ -97,15 +87,14 @@ def _attend(
         from_qkv + i[:, None] * (3 * PART) + d[None, :], mask=inside[:, None], other=0.0
     )
     from_key = from_qkv + PART + j[:, None] * (3 * PART) + d[None, :]
-    largest = tl.full([OWN], -1e38, tl.float32)
-    total = tl.zeros([OWN], tl.float32)
-    gathered = tl.zeros([OWN, WIDTH], tl.float32)
+    largest = tl.full([BLOCK], -1e38, tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    gathered = tl.zeros([BLOCK, WIDTH], tl.float32)
     if KEEP_SCALE != 1.0:
-        query_bits = hash_queries(start + i, head, HEADS, keys)
-        key_bits = position_bits(j, keys)
+        queries, others = query_bits(j, keys), key_bits(j, keys)
     # A block past the row's end has nothing to do.
-    end = tl.where(block * OWN < length, length, 0)
-    for low in tl.range(0, end, STEP, num_stages=STAGES):
+    end = tl.where(block * BLOCK < length, length, 0)
+    for low in tl.range(0, end, BLOCK, num_stages=STAGES):
         present = j < length - low
         key = tl.load(from_key + low * (3 * PART), mask=present[:, None], other=0.0)
         value = tl.load(from_key + (low * (3 * PART) + PART), mask=present[:, None], other=0.0)
@@ -116,51 +105,49 @@ def _attend(
         shrink = tl.exp2((largest - new) * SCALE)
         total = total * shrink + tl.sum(weights, 1)
         if KEEP_SCALE != 1.0:
-            bits = query_bits * hash_block(low, keys)
-            weights *= pair_factor(bits[:, None], key_bits[None, :], THRESHOLD)
+            number = block_number(row, head, block, low // BLOCK, HEADS)
+            weights *= pair_factor(queries, others, number, keys, THRESHOLD)
         gathered = tl.dot(weights.to(query.dtype), value, gathered * shrink[:, None])
         largest = new
     total = tl.maximum(total, 1e-38)  # nothing was added up in a block past the row's end
     gathered *= (KEEP_SCALE / total)[:, None]
     to = output + first * PART + head * WIDTH + i[:, None] * PART + d[None, :]
     tl.store(to, gathered.to(query.dtype), mask=inside[:, None])
-    normalizer = largest * SCALE + tl.log2(total)
-    tl.store(normalizers + head * tokens + first + i, normalizer, mask=inside)
+    normalizer = tl.where(inside, largest * SCALE + tl.log2(total), 1e38)
+    tl.store(normalizers + (row * HEADS + head) * (tl.num_programs(1) * BLOCK) + i, normalizer)
 
 
-@kernel(PREPARE_WARPS, VARYING)
+@kernel(WARPS)
 def _prepare(
     grad_output,
     output,
-    keys,
+    starts,
     deltas,
-    hashes,
-    tokens,
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
-    TOKENS: tl.constexpr,
+    BLOCK: tl.constexpr,
     KEEP_SCALE: tl.constexpr,
 ):
-    """Each query's product of the output and its gradient (D of the paper), and its hash.
+    """Each query's product of the output and its gradient (D of the paper).
 
-    The product is divided by the scale of what dropout keeps.
+    It is divided by the scale of what dropout keeps, and 0 for tokens past the row's end.
     """
-    head = tl.program_id(0)
-    token = (tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
-    inside = token < tokens
-    at = token[:, None] * (HEADS * WIDTH) + head * WIDTH + tl.arange(0, WIDTH)[None, :]
+    head, block, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    start = tl.load(starts + row)
+    length = tl.load(starts + row + 1) - start
+    i = block * BLOCK + tl.arange(0, BLOCK)
+    inside = i < length
+    at = (start + i).to(tl.int64)[:, None] * (HEADS * WIDTH) + head * WIDTH
+    at += tl.arange(0, WIDTH)[None, :]
     x = tl.load(output + at, mask=inside[:, None], other=0.0).to(tl.float32)
     dy = tl.load(grad_output + at, mask=inside[:, None], other=0.0).to(tl.float32)
     delta = tl.sum(x * dy, 1)
-    if KEEP_SCALE != 1.0:
-        bits = hash_queries(token, head, HEADS, keys).to(tl.int32, bitcast=True)
-        tl.store(hashes + head * tokens + token, bits, mask=inside)
-        if KEEP_SCALE > 0.0:  # 0 where everything is dropped, and so is the product
-            delta *= 1.0 / KEEP_SCALE
-    tl.store(deltas + head * tokens + token, delta, mask=inside)
+    if KEEP_SCALE > 0.0:  # 0 where everything is dropped, and so is the product
+        delta *= 1.0 / KEEP_SCALE
+    tl.store(deltas + (row * HEADS + head) * (tl.num_programs(1) * BLOCK) + i, delta)
 
 
-@kernel(BACKWARD.warps, VARYING)
+@kernel(WARPS)
 def _attend_backward(
     qkv,
     starts,
@@ -168,14 +155,11 @@ def _attend_backward(
     grad_output,
     normalizers,
     deltas,
-    hashes,
     grad_qkv,
     column_sums,
-    tokens,
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
-    OWN: tl.constexpr,
-    STEP: tl.constexpr,
+    BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
     THRESHOLD: tl.constexpr,
     KEEP_SCALE: tl.constexpr,
@@ -188,8 +172,8 @@ def _attend_backward(
     head, block, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(starts + row)
     length = tl.load(starts + row + 1) - start
-    own = block * OWN + tl.arange(0, OWN)
-    other = tl.arange(0, STEP)
+    other = tl.arange(0, BLOCK)
+    own = block * BLOCK + other
     d = tl.arange(0, WIDTH)
     inside = own < length
     PART: tl.constexpr = HEADS * WIDTH
@@ -198,36 +182,34 @@ def _attend_backward(
     first = start.to(tl.int64)
     from_qkv = qkv + first * (3 * PART) + head * WIDTH
     from_output = grad_output + first * PART + head * WIDTH
-    normalizers += head * tokens + first
-    deltas += head * tokens + first
-    hashes += head * tokens + first
+    normalizers += (row * HEADS + head) * (tl.num_programs(1) * BLOCK)
+    deltas += (row * HEADS + head) * (tl.num_programs(1) * BLOCK)
     own_qkv = own[:, None] * (3 * PART) + d[None, :]
     other_qkv = from_qkv + other[:, None] * (3 * PART) + d[None, :]
     other_output = from_output + other[:, None] * PART + d[None, :]
     to_qkv = grad_qkv + first * (3 * PART) + head * WIDTH + own_qkv
     sums = column_sums + (row * tl.num_programs(1) + block) * (3 * PART) + head * WIDTH + d
-    end = tl.where(block * OWN < length, length, 0)
+    end = tl.where(block * BLOCK < length, length, 0)
 
     # Gradients of this block's keys and values. Scores are transposed: keys by queries.
     key = tl.load(from_qkv + PART + own_qkv, mask=inside[:, None], other=0.0)
     value = tl.load(from_qkv + 2 * PART + own_qkv, mask=inside[:, None], other=0.0)
-    grad_key = tl.zeros([OWN, WIDTH], tl.float32)
-    grad_value = tl.zeros([OWN, WIDTH], tl.float32)
+    grad_key = tl.zeros([BLOCK, WIDTH], tl.float32)
+    grad_value = tl.zeros([BLOCK, WIDTH], tl.float32)
     if KEEP_SCALE != 1.0:
-        own_key_bits = position_bits(tl.arange(0, OWN), keys) * hash_block(block * OWN, keys)
-    for low in tl.range(0, end, STEP, num_stages=STAGES):
+        own_table, table = key_bits(other, keys), query_bits(other, keys)
+    for low in tl.range(0, end, BLOCK, num_stages=STAGES):
         present = other < length - low
         query = tl.load(other_qkv + low * (3 * PART), mask=present[:, None], other=0.0)
         upstream = tl.load(other_output + low * PART, mask=present[:, None], other=0.0)
-        normalizer = tl.load(normalizers + low + other, mask=present, other=1e38)
-        delta = tl.load(deltas + low + other, mask=present, other=0.0)
+        normalizer = tl.load(normalizers + low + other)
+        delta = tl.load(deltas + low + other)
         weights = tl.exp2(tl.dot(key, tl.trans(query)) * SCALE - normalizer[None, :])
         grad_weights = tl.dot(value, tl.trans(upstream))
         dropped = weights
         if KEEP_SCALE != 1.0:
-            bits = tl.load(hashes + low + other, mask=present, other=0)
-            bits = bits.to(tl.uint32, bitcast=True)
-            dropped *= pair_factor(bits[None, :], own_key_bits[:, None], THRESHOLD)
+            number = block_number(row, head, low // BLOCK, block, HEADS)
+            dropped *= pair_factor(own_table, table, number, keys, THRESHOLD)
         grad_value = tl.dot(dropped.to(query.dtype), upstream, grad_value)
         grad_scores = dropped * grad_weights - weights * delta[None, :]
         grad_key = tl.dot(grad_scores.to(query.dtype), query, grad_key)
@@ -242,14 +224,12 @@ def _attend_backward(
     own_query = tl.load(from_qkv + own_qkv, mask=inside[:, None], other=0.0)
     own_output = own[:, None] * PART + d[None, :]
     own_upstream = tl.load(from_output + own_output, mask=inside[:, None], other=0.0)
-    own_normalizer = tl.load(normalizers + own, mask=inside, other=1e38)
-    own_delta = tl.load(deltas + own, mask=inside, other=0.0)
-    grad_query = tl.zeros([OWN, WIDTH], tl.float32)
+    own_normalizer = tl.load(normalizers + own)
+    own_delta = tl.load(deltas + own)
+    grad_query = tl.zeros([BLOCK, WIDTH], tl.float32)
     if KEEP_SCALE != 1.0:
-        own_bits = tl.load(hashes + own, mask=inside, other=0)
-        own_bits = own_bits.to(tl.uint32, bitcast=True)
-        key_bits = position_bits(other, keys)
-    for low in tl.range(0, end, STEP, num_stages=STAGES):
+        own_table, table = query_bits(other, keys), key_bits(other, keys)
+    for low in tl.range(0, end, BLOCK, num_stages=STAGES):
         present = other < length - low
         from_key = other_qkv + (low * (3 * PART) + PART)
         other_key = tl.load(from_key, mask=present[:, None], other=0.0)
@@ -259,8 +239,8 @@ def _attend_backward(
         grad_weights = tl.dot(own_upstream, tl.trans(other_value))
         dropped = weights
         if KEEP_SCALE != 1.0:
-            bits = own_bits * hash_block(low, keys)
-            dropped *= pair_factor(bits[:, None], key_bits[None, :], THRESHOLD)
+            number = block_number(row, head, block, low // BLOCK, HEADS)
+            dropped *= pair_factor(own_table, table, number, keys, THRESHOLD)
         grad_scores = dropped * grad_weights - weights * own_delta[:, None]
         grad_query = tl.dot(grad_scores.to(own_query.dtype), other_key, grad_query)
     grad_query = tl.where(inside[:, None], grad_query * GRAD_SCALE, 0.0)
@@ -274,7 +254,8 @@ class Attended(NamedTuple):
     output: Tensor
     """[T, N, D]."""
     normalizers: Tensor
-    """float32 [N, T]: log2 of each query's sum of exponentials."""
+    """float32 [B, N, tokens of the longest row, rounded up to ``BLOCK``]: log2 of each query's sum
+    of exponentials."""
 
 
 def attend_long_rows(
@@ -290,22 +271,20 @@ def attend_long_rows(
         keys: of :func:`draw_keys`.
     """
     tokens, _, heads, width = qkv_T3ND.shape
+    rows, row_blocks, drop = starts.numel() - 1, cdiv(longest, BLOCK), Drop.of(dropout_p)
     output = qkv_T3ND.new_empty(tokens, heads, width)
-    normalizers = qkv_T3ND.new_empty(heads, tokens, dtype=torch.float32)
-    drop = Drop.of(dropout_p)
+    normalizers = qkv_T3ND.new_empty(rows, heads, row_blocks * BLOCK, dtype=torch.float32)
     _attend(
-        (heads, cdiv(longest, FORWARD.own), starts.numel() - 1),
+        (heads, row_blocks, rows),
         qkv_T3ND,
         starts,
         keys,
         output,
         normalizers,
-        tokens,
         HEADS=heads,
         WIDTH=width,
-        OWN=FORWARD.own,
-        STEP=FORWARD.step,
-        STAGES=FORWARD.stages,
+        BLOCK=BLOCK,
+        STAGES=FORWARD_STAGES,
         THRESHOLD=drop.threshold,
         KEEP_SCALE=drop.scale,
     )
@@ -332,21 +311,18 @@ def attend_long_rows_backward(
         dropout_p: likewise.
         keys: likewise.
     """
-    tokens, _, heads, width = qkv_T3ND.shape
-    rows, row_blocks, drop = starts.numel() - 1, cdiv(longest, BACKWARD.own), Drop.of(dropout_p)
+    _, _, heads, width = qkv_T3ND.shape
+    rows, row_blocks, drop = starts.numel() - 1, cdiv(longest, BLOCK), Drop.of(dropout_p)
     deltas = torch.empty_like(attended.normalizers)
-    hashes = torch.empty_like(deltas, dtype=torch.int32)
     _prepare(
-        (heads, cdiv(tokens, PREPARED_TOKENS), 1),
+        (heads, row_blocks, rows),
         grad_output,
         attended.output,
-        keys,
+        starts,
         deltas,
-        hashes,
-        tokens,
         HEADS=heads,
         WIDTH=width,
-        TOKENS=PREPARED_TOKENS,
+        BLOCK=BLOCK,
         KEEP_SCALE=drop.scale,
     )
     grad_qkv = torch.empty_like(qkv_T3ND)
@@ -359,15 +335,12 @@ def attend_long_rows_backward(
         grad_output,
         attended.normalizers,
         deltas,
-        hashes,
         grad_qkv,
         column_sums,
-        tokens,
         HEADS=heads,
         WIDTH=width,
-        OWN=BACKWARD.own,
-        STEP=BACKWARD.step,
-        STAGES=BACKWARD.stages,
+        BLOCK=BLOCK,
+        STAGES=BACKWARD_STAGES,
         THRESHOLD=drop.threshold,
         KEEP_SCALE=drop.scale,
     )
