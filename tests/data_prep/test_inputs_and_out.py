@@ -192,11 +192,11 @@ def test_a_folder_that_may_not_be_read_or_written_is_a_mistake_of_the_user(
         find_files("text", [tmp_path / "a.txt"], ("line",))
 
 
-@pytest.mark.parametrize("option", ["--text", "--books", "--wiki", "--decontaminate"])
+@pytest.mark.parametrize("option", ["--text", "--books", "--wiki", "--decontaminate", "--hf"])
 def test_an_empty_name_is_not_the_current_folder(
     tmp_path: Path, command: Command, text: str, option: str
 ) -> None:
     """From a variable of a shell that is not set."""
     (tmp_path / "a.txt").write_text(text)
-    with pytest.raises(UserError, match=f"{option}: the name is empty"):
+    with pytest.raises(UserError, match=f"{option}: the value is empty"):
         main(command(tmp_path / "out", "--text", tmp_path / "a.txt", option, ""))
