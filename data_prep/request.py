@@ -156,8 +156,8 @@ class PrepRequest:
             if field.type in ("Paths", "Sequence[str]") and isinstance(value, str | Path):
                 raise ConfigError(f"{field.name}={value!r}: expected a list: [{str(value)!r}]")
             # From a shell variable that is not set; as a path it would be the current folder.
-            if field.type == "Paths" and "" in value:
-                raise ConfigError(f"--{field.name.replace('_', '-')}: the name is empty")
+            if field.type in ("Paths", "Sequence[str]") and "" in value:
+                raise ConfigError(f"--{field.name.replace('_', '-')}: the value is empty")
         for name, allowed in CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 option = name.replace("_", "-")

@@ -75,6 +75,8 @@ class PrepSettings:
                 re.fullmatch(r"[a-z]{2,3}(-[a-z]+)*", self.language),
                 "a code such as en, de, zh-yue",
             ),
+            # The seed is the key of a hash, as a signed number of 16 bytes.
+            ("--seed", self.seed, -(2**127) <= self.seed < 2**127, "-2^127 to 2^127 - 1"),
             ("--min-tokens", self.min_tokens, self.min_tokens >= 1, "1 or more"),
             ("--shard-tokens", self.shard_tokens, self.shard_tokens >= 1000, "1000 or more"),
             (

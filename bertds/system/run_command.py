@@ -30,6 +30,7 @@ from bertds.system.logs import LogFile, log
 from bertds.system.secrets import masked
 
 _INTERRUPT_AGAIN_SECONDS = 0.05
+_SHOW_CURSOR = "\x1b[?25h"
 OF_THE_USER = (*DISK_FULL, *NOT_ALLOWED, *WRONG_PATH)
 """Errors of the operating system that are not bugs, if they name a file."""
 
@@ -126,6 +127,9 @@ def _interrupted() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         with suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A live display hides the cursor, and may have been interrupted before it could show it again.
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        print(_SHOW_CURSOR, end="", file=sys.stderr, flush=True)
     return EXIT_INTERRUPTED
 
 

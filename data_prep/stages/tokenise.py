@@ -30,6 +30,7 @@ from data_prep.sources import READERS, as_unicode
 from data_prep.sources.reading import unreadable
 from data_prep.stages.markers import read_marker, write_marker
 from data_prep.stages.part_files import PartDocument, open_part, running_sum, write_part
+from data_prep.stages.unit_groups import changed, unit_name
 from data_prep.tokens.nanotoken_encoder import NanotokenEncoder, TokensDiffer
 from data_prep.tokens.sentences import sentence_splitter
 from data_prep.tokens.wordpiece import WordPieceEncoder
@@ -150,6 +151,9 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
         payload_type = words.dtype
     # Documents are held in memory until they are sorted; a unit is 1 to 32 MiB.
     kept = list(parts)
+    # The part is named after the state of the file, so it must still be the same.
+    if task.unit is not None and unit_name(task.unit) != task.part.stem:
+        raise changed(task.unit.file)
     # Written before the marker, which vouches for both files.
     log.save(task.part.with_suffix(".dropped"))
     write_part(task.part, kept, payload_type)

@@ -167,6 +167,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_that_looks_complete(
         (["--masked-lm-prob", "1.5"], "masked_lm_prob=1.5"),
         (["--validation-fraction", "0.9"], "--validation-fraction 0.9: allowed: 0 to 0.5"),
         (["--shard-tokens", "10"], "--shard-tokens 10"),
+        (["--seed", str(2**127)], "allowed: -2^127 to 2^127 - 1"),
         (["--licence", "x"], "--licence x: expected SOURCE=TEXT"),
         (["--licence", "books=MIT"], "--licence books=MIT: no such source; the sources are: wiki"),
         (["--dataset-name", "a/b"], "--dataset-name"),
@@ -389,3 +390,10 @@ def test_peak_memory_is_flat_when_the_input_is_ten_times_as_large(
         ]
         peaks.append(peak_megabytes(command)[0])
     assert peaks[1] < 1.25 * peaks[0], peaks
+
+
+@pytest.mark.parametrize("contents", ["", "{", "[]", "5", "{}", '{"inputs": "a", "file_bytes": 1}'])
+def test_a_damaged_marker_is_no_marker(tmp_path: Path, contents: str) -> None:
+    (tmp_path / "part").write_text("x")
+    (tmp_path / "part.json").write_text(contents)
+    assert markers.read_marker(tmp_path / "part.json", tmp_path / "part", "a") is None
