@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
@@ -47,15 +47,11 @@ def config_to_transformers(
     }
 
 
-def config_from_transformers(
-    values: Mapping[str, Any], *, origin: Literal["transformers", "dle"] = "transformers"
-) -> tuple[ModelConfig, int]:
+def config_from_transformers(values: Mapping[str, Any]) -> tuple[ModelConfig, int]:
     """Read a config.json (or DLE's bert_config.json).
 
     Args:
         values: the JSON object.
-        origin: DLE writes "gelu" but computes the tanh form, so there it means gelu_new. See
-            ``origin_of``.
 
     Returns:
         The model's configuration, and the vocabulary size that the file states (DLE states the
@@ -89,11 +85,23 @@ def config_from_transformers(
         number = isinstance(default, int | float) and not isinstance(default, bool)
         if default is not MISSING and number and not isinstance(value, int | float):
             raise CheckpointError(f"config.json: {key}={value!r} is not a number")
-    act = _GELU_TO_OURS[values.get("hidden_act", "gelu")]
-    settings["hidden_act"] = "gelu_new" if origin == "dle" else act
+    settings["hidden_act"] = _GELU_TO_OURS[values.get("hidden_act", "gelu")]
     architectures = values.get("architectures") or []
     settings["next_sentence"] = "BertForMaskedLM" not in architectures
     return ModelConfig(**settings), values["vocab_size"]
+
+
+def config_of(folder: Path | str) -> tuple[ModelConfig, int]:
+    """Read the ``config.json`` of a Hugging Face folder; see :func:`config_from_transformers`.
+
+    Raises:
+        CheckpointError: the file is missing, or describes no supported BERT; names the file.
+    """
+    values = read_config(folder)
+    try:
+        return config_from_transformers(values)
+    except CheckpointError as error:  # begins with "config.json: "
+        raise CheckpointError(f"{folder}/{error}") from None
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from bertds.cost_model.flops import parameter_count
 from bertds.data.vocabulary import has_tokenizer
 from bertds.errors import CheckpointError
 from bertds.model.build import PreTrainingModel, build_model
-from bertds.pretrained import hf_config, hf_weights, weight_files
+from bertds.pretrained import hf_config, weight_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ def load_pretrained(path: Path | str, *, average: bool = True) -> PretrainedMode
     """
     path = Path(path)
     if (path / "config.json").is_file():
-        config, vocab_size = hf_config.config_from_transformers(hf_config.read_config(path))
+        config, vocab_size = hf_config.config_of(path)
         model = build_model(config, vocab_size)
-        report = hf_weights.load_transformers_state_dict(model, weight_files.read_state_dict(path))
+        report = weight_files.load_folder(model, path)
         folder = path if has_tokenizer(path) else None
         return PretrainedModel(
             model.eval(), config, vocab_size, path, folder, {}, report.missing, report.unexpected
