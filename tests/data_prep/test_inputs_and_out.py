@@ -63,7 +63,7 @@ def test_an_input_in_the_work_folder_of_a_url_is_refused(
     (tmp_path / "a.txt").write_text(text)
     given = command(Path("out"), "--text", tmp_path / "a.txt", "--work-dir", tmp_path)
     given[given.index("--out") + 1] = f"file://{tmp_path}/out"
-    with pytest.raises(ConfigError, match="contains the input .*; choose .* for --work-dir"):
+    with pytest.raises(ConfigError, match=r"contains the input .*; choose .* for --work-dir"):
         main(given)
 
 
