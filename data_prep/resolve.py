@@ -69,9 +69,10 @@ def resolve(request: PrepRequest) -> Resolved:
     if request.work_dir and not url:
         raise ConfigError("--work-dir requires --out URL; a local --out needs no work folder")
     out = work_folder(url, request.work_dir, request.task_count) if url else Path(request.out)
-    _check_outside(out, _given_paths(request))
+    option = "--work-dir" if url else "--out"
+    _check_outside(option, out, _given_paths(request))
     files = source_files(request, out)
-    _check_outside(out, [file.path for file in files if isinstance(file.path, Path)])
+    _check_outside(option, out, [file.path for file in files if isinstance(file.path, Path)])
     filters, test_ngrams = filter_settings(request)
     settings = prep_settings(request, files, filters)
     return Resolved(
@@ -102,8 +103,8 @@ def _given_paths(request: PrepRequest) -> list[Path]:
     return [Path(path) for path in given if not is_url(path) and os.path.exists(path)]
 
 
-def _check_outside(out: Path, paths: Sequence[Path]) -> None:
-    """Refuse inputs in the output folder: --overwrite would delete them, for example.
+def _check_outside(option: str, out: Path, paths: Sequence[Path]) -> None:
+    """Refuse inputs in the folder that preparation fills: --overwrite would delete them.
 
     Raises:
         ConfigError: names the folder and the input.
@@ -113,7 +114,7 @@ def _check_outside(out: Path, paths: Sequence[Path]) -> None:
         real = Path(os.path.realpath(path))
         if folder == real or folder in real.parents:
             what = "is also an input" if folder == real else f"contains the input {path}"
-            raise ConfigError(f"{out}: {what}; choose another folder for --out")
+            raise ConfigError(f"{out}: {what}; choose another folder for {option}")
 
 
 def source_files(request: PrepRequest, out: Path | None = None) -> list[SourceFile]:

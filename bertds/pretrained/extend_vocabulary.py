@@ -17,7 +17,7 @@ import torch
 
 from bertds.data.model_names import vocabulary_path
 from bertds.data.vocabulary import load_tokenizer_info
-from bertds.errors import ConfigError, DataError
+from bertds.errors import ConfigError, DataError, reason_of
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.pretrained import hf_weights
 from bertds.pretrained.convert import convert
@@ -37,7 +37,7 @@ def read_pieces(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+        raise DataError(f"{path}: cannot be read ({reason_of(error)})") from None
     pieces = [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
     seen: dict[str, int] = {}
     for number, piece in enumerate(pieces, start=1):

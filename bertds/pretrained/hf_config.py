@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.config.recipe import ModelConfig
-from bertds.errors import CheckpointError
+from bertds.errors import CheckpointError, reason_of
 from bertds.pretrained import modernbert
 from bertds.system.json_fields import parse_json
 
@@ -114,7 +114,7 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     try:
         values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+        raise CheckpointError(f"{path}: cannot be read ({reason_of(error)})") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: not a JSON object")
     return values

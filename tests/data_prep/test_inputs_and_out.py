@@ -57,6 +57,16 @@ def test_an_input_in_the_output_folder_is_refused_and_kept(
     assert made.tree(tmp_path) == before
 
 
+def test_an_input_in_the_work_folder_of_a_url_is_refused(
+    tmp_path: Path, command: Command, text: str
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    given = command(Path("out"), "--text", tmp_path / "a.txt", "--work-dir", tmp_path)
+    given[given.index("--out") + 1] = f"file://{tmp_path}/out"
+    with pytest.raises(ConfigError, match=r"contains the input .*; choose .* for --work-dir"):
+        main(given)
+
+
 def test_the_vocabulary_in_the_output_folder_is_not_deleted(
     tmp_path: Path, command: Command, text: str, made: SimpleNamespace
 ) -> None:
