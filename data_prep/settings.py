@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bertds.config.row_settings import RowSettings
-from bertds.data.tokenizer_json import WordPieceRules
+from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import ConfigError
 from data_prep.selection.filters import FilterSettings
 from data_prep.selection.minhash import MinHashSettings

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertds.data.tokenizer_json import WORD_START, JsonTokenizer, WordPieceRules
+from bertds.data.tokenizer_json import WORD_START, JsonTokenizer
 from bertds.data.vocabulary import load_tokenizer_info
+from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.system.secrets import masked
 from bertds.system.start_up import loading
 from data_prep import progress

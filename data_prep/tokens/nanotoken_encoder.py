@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bertds.data.tokenizer_json import WordPieceRules
 from bertds.data.wordpiece_pipeline import wordpiece_pipeline
+from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import ConfigError
 
 _EVERY = 400
