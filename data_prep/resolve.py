@@ -29,7 +29,6 @@ from data_prep.settings import PrepSettings
 from data_prep.sources import SOURCE_KINDS, find_files, source_order
 from data_prep.sources.hub import NAME_PREFIX, find_hub
 from data_prep.store_output import work_folder
-from data_prep.tokens.nanotoken_encoder import check_installed
 from data_prep.wiki.templates import check_file
 
 _LICENCES = {"wiki": "CC BY-SA (Wikipedia contributors)", "books": "as stated in each book"}
@@ -270,7 +269,6 @@ def prep_settings(
         dedup=request.dedup,
         minhash=minhash_settings(request),
         mix=parse_mix(request.mix, source_order(files)),
-        tokeniser=request.tokeniser,
         keep_dropped=request.keep_dropped,
     )
 
@@ -300,9 +298,6 @@ class _Tokenizer(TypedDict, total=False):
 def _asked_tokenizer(request: PrepRequest) -> _Tokenizer:
     """Return the settings of the tokenizer, whether it is given or to be trained."""
     strip_accents = False if request.keep_accents else None
-    fast = request.tokeniser == "nanotoken"
-    if fast:
-        check_installed()
     if not request.vocab:
         lower_case = request.lower_case is not False
         # strip_accents=None already means "keep" for cased text, so only the other case is
@@ -310,11 +305,10 @@ def _asked_tokenizer(request: PrepRequest) -> _Tokenizer:
         unusual = request.keep_accents and lower_case
         return {"lower_case": lower_case, "strip_accents": False if unusual else None}
     tokenizer = load_tokenizer_info(request.vocab, request.lower_case, strip_accents)
-    if not tokenizer.is_wordpiece and (request.instances or fast):
-        option = "--tokeniser nanotoken" if fast else "--instances"
+    if request.instances and not tokenizer.is_wordpiece:
         raise ConfigError(
-            f"{option} requires a WordPiece vocabulary, but {request.vocab} is {tokenizer.model}; "
-            f"omit {option} (token shards support any tokenizer)"
+            f"--instances requires a WordPiece vocabulary, but {request.vocab} is "
+            f"{tokenizer.model}; omit --instances (token shards support any tokenizer)"
         )
     # Two files with the same pieces and rules count as the same tokenizer.
     same = tokenizer.fingerprint if not tokenizer.is_wordpiece else sha256_file(tokenizer.main_file)

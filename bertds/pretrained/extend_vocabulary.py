@@ -133,7 +133,7 @@ def extend(
     trained = open_model(source)
     if trained.tokenizer_folder is None:
         raise DataError(f"{source}: neither vocab.txt nor tokenizer.json found")
-    tokenizer = load_tokenizer_info(trained.tokenizer_folder)
+    tokenizer = load_tokenizer_info(trained.tokenizer_folder, *(trained.rules or ()))
     if not tokenizer.is_wordpiece:
         raise DataError(
             f"{source}: the tokenizer is {tokenizer.model}; only WordPiece can be extended"
@@ -158,16 +158,15 @@ def extend(
         (Path(folder) / "vocab.txt").write_text("\n".join(new) + "\n", encoding="utf-8")
         write_json(
             Path(folder) / "tokenizer_config.json",
-            {
-                "tokenizer_class": "BertTokenizer",
-                "do_lower_case": tokenizer.lower_case,
-                "strip_accents": tokenizer.strip_accents,
-                "tokenize_chinese_chars": tokenizer.chinese_characters,
-                "model_max_length": trained.config.max_position_embeddings,
-            },
+            tokenizer.rules.to_transformers(trained.config.max_position_embeddings),
         )
         changed = replace(
-            trained, model=model, vocab_size=len(new), tokenizer_folder=Path(folder), missing=[]
+            trained,
+            model=model,
+            vocab_size=len(new),
+            tokenizer_folder=Path(folder),
+            missing=[],
+            pad_token_id=new.index("[PAD]"),
         )
-        convert(changed, "hf", out, cased=not tokenizer.lower_case, overwrite=overwrite)
+        convert(changed, "hf", out, overwrite=overwrite)
     return added, unsplit

@@ -47,6 +47,12 @@ def config_to_transformers(
     }
 
 
+def pad_token_id(values: Mapping[str, Any], vocab_size: int) -> int:
+    """Return the padding token of a config.json; 0, as in BERT, if it names none."""
+    found = values.get("pad_token_id")
+    return found if type(found) is int and 0 <= found < vocab_size else 0
+
+
 def config_from_transformers(values: Mapping[str, Any]) -> tuple[ModelConfig, int]:
     """Read a config.json (or DLE's bert_config.json).
 

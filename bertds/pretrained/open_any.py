@@ -162,6 +162,7 @@ def _build(
         {},
         report.missing,
         [*report.unexpected, *left_out],
+        hf_config.pad_token_id(values, vocab_size),
     )
 
 

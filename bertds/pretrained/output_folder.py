@@ -84,18 +84,3 @@ def _remove_leftovers(*names: Path) -> None:
             number = entry.suffix.removeprefix(".")
             if number.isdigit() and not start_time(int(number)):
                 shutil.rmtree(entry, ignore_errors=True)
-
-
-def copy_tokenizer(source: Path | None, folder: Path, length: int, cased: bool) -> None:
-    """Copy the tokenizer's files; write a tokenizer_config.json if there is none."""
-    assert source is not None
-    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    if not (folder / "tokenizer_config.json").is_file():
-        settings = {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": not cased,
-            "model_max_length": length,
-        }
-        write_json(folder / "tokenizer_config.json", settings)

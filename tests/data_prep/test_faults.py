@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import signal
@@ -82,6 +83,33 @@ def test_stopped_after_any_marker_only_the_rest_is_done(
         assert main(arguments(tmp_path / "out", wiki, vocab)) == 0
     assert made.tree(tmp_path / "out") == unbroken
     assert len(written) == len(set(written)) and len(first) == after  # nothing was done twice
+
+
+@pytest.mark.parametrize("value", ["cache", "nanotoken"])
+def test_a_preparation_of_an_earlier_version_that_names_its_tokeniser_is_resumed(
+    tmp_path: Path,
+    wiki: Path,
+    vocab: Path,
+    made: SimpleNamespace,
+    unbroken: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    value: str,
+) -> None:
+    out = tmp_path / "out"
+
+    def stop(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shuffle, "write_marker", stop)
+        with pytest.raises(Killed):
+            main(arguments(out, wiki, vocab))
+    plan = out / ".work" / "plan.json"
+    plan.write_text(json.dumps({**json.loads(plan.read_text()), "tokeniser": value}))
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenise, "write_marker", stop)  # its parts are used as they are
+        assert main(arguments(out, wiki, vocab)) == 0
+    assert made.tree(out) == unbroken
 
 
 def soaked(wiki: Path, vocab: Path) -> list[str]:

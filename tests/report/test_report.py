@@ -153,6 +153,13 @@ def test_a_folder_that_is_not_a_run_is_refused(
     assert "no metrics yet" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_run_may_have_a_name_in_any_script(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, [train_line(s) for s in (10, 20)]) for name in ("日本", "b")]
+    assert command(["report", *map(str, runs), "--out", str(tmp_path / "r")]) == 0
+    assert "日本" in (tmp_path / "r/index.html").read_text(encoding="utf-8")
+
+
 def test_a_page_of_the_users_own_is_not_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
