@@ -7,6 +7,7 @@ the forecast is rather too long.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ class LaterPhase:
     recipe: str
     flops: float
     """Operations of all its steps on all devices."""
+    clock_hours: float | None = None
+    """Hours of training after which it ends at the latest."""
 
 
 def later_phases(config: Config, vocab_size: int) -> list[LaterPhase]:
@@ -50,7 +53,8 @@ def later_phases(config: Config, vocab_size: int) -> list[LaterPhase]:
             raise ConfigError(f"run.next_recipe={named}: it refers back to an earlier phase")
         seen.add(path.resolve())
         recipe, config = str(path), load_config(path)
-        phases.append(LaterPhase(named, _flops(config, vocab_size, recipe)))
+        flops = _flops(config, vocab_size, recipe)
+        phases.append(LaterPhase(named, flops, config.schedule.clock_hours))
     return phases
 
 
@@ -74,7 +78,13 @@ def steps_by_clock(total_steps: int, clock_hours: float | None, step: int, secon
 
 def seconds_of(phases: list[LaterPhase], flops_per_second: float) -> float:
     """Return the seconds of later phases at the speed of this one; 0 if it is not known."""
-    return sum(p.flops for p in phases) / flops_per_second if flops_per_second > 0 else 0.0
+    if flops_per_second <= 0:
+        return 0.0
+    seconds = 0.0
+    for phase in phases:
+        clock = math.inf if phase.clock_hours is None else phase.clock_hours * 3600
+        seconds += min(clock, phase.flops / flops_per_second)
+    return seconds
 
 
 def speed(line: dict[str, Any], devices: int) -> float:

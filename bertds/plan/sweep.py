@@ -74,7 +74,7 @@ def fitting_layouts(plan: Forecast) -> str:
         micro = 1
         while micro <= 4096:
             shape = replace(plan.shape, stage=stage, micro_batch=micro)
-            if estimate(shape, base).total > 0.9 * plan.hardware.memory_gib * 2**30:
+            if not replace(plan, memory=estimate(shape, base)).fits:
                 break
             largest = micro
             micro *= 2

@@ -39,6 +39,16 @@ def test_operations_of_a_later_phase_by_hand(tmp_path: Path) -> None:
     assert seconds_of([phase], speed({"step": 1}, 2)) == 0.0  # the speed is not known
 
 
+def test_a_later_phase_ends_at_its_clock_at_the_latest(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "b.yaml")
+    path.write_text(path.read_text().replace("schedule: {", "schedule: {clock_hours: 0.5, "))
+    config = load_config(recipe(tmp_path, "a.yaml", str(path)))
+    (phase,) = later_phases(config, 100)
+    assert seconds_of([phase], phase.flops / 3600) == 1800.0
+    assert seconds_of([phase, phase], phase.flops / 600) == 1200.0
+    assert seconds_of([phase], 0.0) == 0.0
+
+
 def test_a_chain_is_followed_and_a_circle_refused(tmp_path: Path) -> None:
     recipe(tmp_path, "c.yaml")
     recipe(tmp_path, "b.yaml", "c.yaml")  # next to the recipe that names it

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bertds.cost_model.hardware import Hardware, find
-from bertds.plan.forecast import forecast
-from bertds.plan.sweep import best, sweep
+from bertds.plan.forecast import Forecast, forecast
+from bertds.plan.sweep import best, fitting_layouts, sweep
 from tests.support.plan_settings import phase, settings
 
 # The published end-to-end times, with each system's own single-GPU speed as the efficiency:
@@ -94,6 +94,21 @@ def test_sweep_covers_stages_and_devices(repository: Path) -> None:
     assert by_devices == sorted(by_devices, reverse=True)  # more devices are never slower here
     efficiency = [row.mfu for row in chosen if row.shape.stage == 1]
     assert efficiency[0] > efficiency[-1]  # but less efficient
+
+
+def test_one_rule_says_what_fits(repository: Path) -> None:
+    """At 93 % of the memory the plan fits, and so does its micro batch in the list by stage."""
+    config, json_ = phase(1, repository), settings(repository, "lamb_phase1_h100")
+
+    def planned(gib: float) -> Forecast:
+        card = replace(find("h100"), memory_gib=gib)
+        return forecast(config, json_, card, nodes=1, devices_per_node=8, micro_batch=64, stage=1)
+
+    needed = planned(80.0).memory_gib
+    for share, fits in ((0.93, True), (0.97, False)):
+        plan = planned(needed / share)
+        assert plan.fits is fits
+        assert f"1: micro batch {64 if fits else 32}," in fitting_layouts(plan)
 
 
 def test_processes_of_one_machine_share_its_memory(

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bertds.data.vocabulary import vocabulary_size
 from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import CheckpointError
 from bertds.pretrained.foreign import parameter_names
@@ -49,7 +50,7 @@ class MegatronBert:
         table = weights["bert.embeddings.word_embeddings.weight"]
         vocab_size = int(values.get("vocab_size") or 0)
         if not vocab_size and vocab is not None:
-            vocab_size = len(vocab.read_text(encoding="utf-8").splitlines())
+            vocab_size = vocabulary_size(vocab.parent)
         vocab_size = vocab_size or table.shape[0]
         # Megatron pads the vocabulary to a multiple of 128 per device.
         for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"):

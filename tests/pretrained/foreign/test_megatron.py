@@ -100,9 +100,12 @@ def test_megatron_becomes_transformers_megatron_bert(tmp_path: Path, version: fl
     nested = {"state_dict": state, "checkpoint_version": version}
     torch.save(nested, tmp_path / "model.ckpt")
     (tmp_path / "bert_config.json").write_text(json.dumps({"num_attention_heads": 2}))
-    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    # The size of the vocabulary is its number of lines: U+2028 is a token, not the end of a line.
+    tokens = [*VOCABULARY[:-2], "\u2028", "x\u0085y"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     assert main(["convert", str(tmp_path / "model.ckpt"), str(tmp_path / "out"), "--to", "hf"]) == 0
     loaded = MegatronBertForPreTraining.from_pretrained(tmp_path / "out").eval()
+    assert loaded.config.vocab_size == len(VOCABULARY)
     ids = torch.tensor([[2, 7, 4, 9, 3]])
     for left, right in zip(model(input_ids=ids).to_tuple(), loaded(input_ids=ids).to_tuple()):
         assert torch.allclose(left, right, atol=1e-6)
