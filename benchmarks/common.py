@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "deepspeed", "transformers", "numpy")
-PREPARATION_PACKAGES = ("numpy", "numba", "tokenizers", "sentencex", "h5py", "nanotoken")
+PREPARATION_PACKAGES = ("numpy", "numba", "tokenizers", "sentencex", "h5py")
 # Run by another interpreter.
 _VERSIONS = """
 import importlib.metadata, json, sys

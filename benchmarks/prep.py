@@ -182,12 +182,11 @@ def show_ratios(result: dict[str, Any]) -> None:
             f"{'  NVIDIA':<40}{row['mb']:8.1f}{row['nvidia_seconds']:16.1f}"
             f"{row['nvidia_mb_per_second']:10.2f}{1:7.1f}"
         )
-        for tokeniser, own in row["ours"].items():
-            seconds = " / ".join(f"{s:.1f}" for s in own["seconds"])
-            print(
-                f"{f'  ours, --tokeniser {tokeniser}':<40}{row['mb']:8.1f}{seconds:>16}"
-                f"{own['mb_per_second']:10.2f}{own['ratio']:7.1f}"
-            )
+        seconds = " / ".join(f"{s:.1f}" for s in row["seconds"])
+        print(
+            f"{'  ours':<40}{row['mb']:8.1f}{seconds:>16}"
+            f"{row['mb_per_second']:10.2f}{row['ratio']:7.1f}"
+        )
     print(footer(result))
 
 

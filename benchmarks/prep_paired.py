@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +71,6 @@ def paired(
 ) -> list[dict[str, Any]]:
     """Time both systems; ``stages`` of "shards" (NVIDIA: rows, dupe 1) and "rows" (dupe 5)."""
     results = []
-    # "cache" needs tokenizers alone; the other one is an optional extra.
-    tokenisers = ["cache", *(["nanotoken"] if find_spec("nanotoken") else [])]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         megabytes = write_text(wiki, books, share, folder / "text")
@@ -88,15 +85,13 @@ def paired(
                 str(folder / "nvidia.hdf5"),
                 str(dupe),
             ]
-            seconds: dict[str, list[float]] = {tokeniser: [] for tokeniser in tokenisers}
+            seconds = []
             rows = 0
-            turns = [("warm", tokenisers[-1])] + [("first", t) for t in tokenisers]
-            turns += [("nvidia", "")] + [("last", t) for t in tokenisers]
-            for run, tokeniser in turns:
+            for run in ("warm", "first", "nvidia", "last"):
                 if run == "nvidia":
                     nvidia_seconds = cpu_of(theirs)
                     continue
-                out = folder / f"{stage}-{run}-{tokeniser}"
+                out = folder / f"{stage}-{run}"
                 small = run == "warm" and wiki  # one file of articles is enough
                 source = max((folder / "text").iterdir()) if small else folder / "text"
                 ours = [
@@ -108,8 +103,6 @@ def paired(
                     str(vocab),
                     "--workers",
                     "1",
-                    "--tokeniser",
-                    tokeniser,
                     "--out",
                     str(out),
                 ]
@@ -118,7 +111,7 @@ def paired(
                     ours += ["--compression", "none"]
                 used = cpu_of(ours)
                 if run != "warm":
-                    seconds[tokeniser].append(used)
+                    seconds.append(used)
                     if stage == "rows":
                         rows = sum(f["rows"] for f in Manifest.load(out).instances[0]["files"])
                 shutil.rmtree(out)
@@ -129,14 +122,9 @@ def paired(
                     "mb": megabytes,
                     "nvidia_seconds": nvidia_seconds,
                     "nvidia_mb_per_second": megabytes / nvidia_seconds,
-                    "ours": {
-                        tokeniser: {
-                            "seconds": own,
-                            "mb_per_second": megabytes * len(own) / sum(own),
-                            "ratio": nvidia_seconds * len(own) / sum(own),
-                        }
-                        for tokeniser, own in seconds.items()
-                    },
+                    "seconds": seconds,
+                    "mb_per_second": megabytes * len(seconds) / sum(seconds),
+                    "ratio": nvidia_seconds * len(seconds) / sum(seconds),
                     "rows": rows,
                 }
             )

@@ -14,6 +14,15 @@ EXIT_RUN_AGAIN = 75
 EXIT_INTERRUPTED = 130
 
 
+def reason_of(error: Exception) -> str:
+    """Return what went wrong in one line, without the file, which the message names already."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text"
+    return " ".join(str(error).split())
+
+
 class BertdsError(Exception):
     """A failure that is not the user's mistake (a full disk, a lost peer, a diverged run).
 

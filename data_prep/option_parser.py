@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bertds.errors import ConfigError
 from bertds.system.option_types import finite
-from data_prep.request import CHOICES
+from data_prep.request import CHOICES, REMOVED_OPTIONS
 from data_prep.selection.filters import QUALITY_RULES
 
 EXECUTORS = ("local", "slurm", "ray")
@@ -31,6 +32,20 @@ class _OneLineEach(argparse.RawDescriptionHelpFormatter):
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         text = super()._format_args(action, default_metavar)
         return text.split(" [")[0] + " ..." if action.nargs == "+" else text
+
+
+class _Removed(argparse.Action):
+    """An option of an earlier version: refused with the reason, whatever its value."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[str] | None,
+        option_string: str | None = None,
+    ) -> None:
+        option = self.option_strings[0]
+        raise ConfigError(f"{option} was removed: {REMOVED_OPTIONS[self.dest]}")
 
 
 def _program() -> str:
@@ -70,6 +85,9 @@ def option_parser(full: bool) -> argparse.ArgumentParser:
     _add_selection(section("choice of documents (default: all, except exact duplicates)"), rare)
     _add_nvidia_files(section("NVIDIA HDF5 (for NeMo, DeepLearningExamples, bing_bert)"), rare)
     _add_running(section("running"), rare)
+    for name in REMOVED_OPTIONS:
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, nargs="?", action=_Removed, help=argparse.SUPPRESS)
     return parser
 
 
@@ -163,11 +181,6 @@ def _add_vocabulary(group: Group, rare: Rare) -> None:
         type=int,
         metavar="N",
         help=rare("bytes of text that --train-vocab reads (default: 100000000)"),
-    )
-    add(
-        "--tokeniser",
-        choices=CHOICES["tokeniser"],
-        help=rare("nanotoken is faster and verified on a sample (default: cache)"),
     )
 
 

@@ -29,7 +29,6 @@ from data_prep.settings import PrepSettings
 from data_prep.sources import SOURCE_KINDS, find_files, source_order
 from data_prep.sources.hub import NAME_PREFIX, find_hub
 from data_prep.store_output import work_folder
-from data_prep.tokens.nanotoken_encoder import check_installed
 from data_prep.wiki.templates import check_file
 
 _LICENCES = {"wiki": "CC BY-SA (Wikipedia contributors)", "books": "as stated in each book"}
@@ -69,9 +68,10 @@ def resolve(request: PrepRequest) -> Resolved:
     if request.work_dir and not url:
         raise ConfigError("--work-dir requires --out URL; a local --out needs no work folder")
     out = work_folder(url, request.work_dir, request.task_count) if url else Path(request.out)
-    _check_outside(out, _given_paths(request))
+    option = "--work-dir" if url else "--out"
+    _check_outside(option, out, _given_paths(request))
     files = source_files(request, out)
-    _check_outside(out, [file.path for file in files if isinstance(file.path, Path)])
+    _check_outside(option, out, [file.path for file in files if isinstance(file.path, Path)])
     filters, test_ngrams = filter_settings(request)
     settings = prep_settings(request, files, filters)
     return Resolved(
@@ -102,8 +102,8 @@ def _given_paths(request: PrepRequest) -> list[Path]:
     return [Path(path) for path in given if not is_url(path) and os.path.exists(path)]
 
 
-def _check_outside(out: Path, paths: Sequence[Path]) -> None:
-    """Refuse inputs in the output folder: --overwrite would delete them, for example.
+def _check_outside(option: str, out: Path, paths: Sequence[Path]) -> None:
+    """Refuse inputs in the folder that preparation fills: --overwrite would delete them.
 
     Raises:
         ConfigError: names the folder and the input.
@@ -113,7 +113,7 @@ def _check_outside(out: Path, paths: Sequence[Path]) -> None:
         real = Path(os.path.realpath(path))
         if folder == real or folder in real.parents:
             what = "is also an input" if folder == real else f"contains the input {path}"
-            raise ConfigError(f"{out}: {what}; choose another folder for --out")
+            raise ConfigError(f"{out}: {what}; choose another folder for {option}")
 
 
 def source_files(request: PrepRequest, out: Path | None = None) -> list[SourceFile]:
@@ -269,7 +269,6 @@ def prep_settings(
         dedup=request.dedup,
         minhash=minhash_settings(request),
         mix=parse_mix(request.mix, source_order(files)),
-        tokeniser=request.tokeniser,
         keep_dropped=request.keep_dropped,
     )
 
@@ -299,9 +298,6 @@ class _Tokenizer(TypedDict, total=False):
 def _asked_tokenizer(request: PrepRequest) -> _Tokenizer:
     """Return the settings of the tokenizer, whether it is given or to be trained."""
     strip_accents = False if request.keep_accents else None
-    fast = request.tokeniser == "nanotoken"
-    if fast:
-        check_installed()
     if not request.vocab:
         lower_case = request.lower_case is not False
         # strip_accents=None already means "keep" for cased text, so only the other case is
@@ -309,11 +305,10 @@ def _asked_tokenizer(request: PrepRequest) -> _Tokenizer:
         unusual = request.keep_accents and lower_case
         return {"lower_case": lower_case, "strip_accents": False if unusual else None}
     tokenizer = load_tokenizer_info(request.vocab, request.lower_case, strip_accents)
-    if not tokenizer.is_wordpiece and (request.instances or fast):
-        option = "--tokeniser nanotoken" if fast else "--instances"
+    if request.instances and not tokenizer.is_wordpiece:
         raise ConfigError(
-            f"{option} requires a WordPiece vocabulary, but {request.vocab} is {tokenizer.model}; "
-            f"omit {option} (token shards support any tokenizer)"
+            f"--instances requires a WordPiece vocabulary, but {request.vocab} is "
+            f"{tokenizer.model}; omit --instances (token shards support any tokenizer)"
         )
     # Two files with the same pieces and rules count as the same tokenizer.
     same = tokenizer.fingerprint if not tokenizer.is_wordpiece else sha256_file(tokenizer.main_file)

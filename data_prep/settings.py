@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bertds.config.row_settings import RowSettings
-from bertds.data.tokenizer_json import WordPieceRules
+from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import ConfigError
 from data_prep.selection.filters import FilterSettings
 from data_prep.selection.minhash import MinHashSettings
 from data_prep.selection.mixing import Mix
 
 DEDUP = ("exact", "minhash", "none")
-TOKENISERS = ("cache", "nanotoken")
+_REMOVED = {"tokeniser"}
+"""Settings of earlier versions that did not change the shards, and are therefore not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +62,6 @@ class PrepSettings:
     minhash: MinHashSettings = field(default_factory=MinHashSettings)
     mix: Mix = ()
     """Weights of sources, where they are not 1."""
-    tokeniser: str = "cache"
-    """cache: data_prep/tokens/wordpiece.py; nanotoken: data_prep/tokens/nanotoken_encoder.py."""
     keep_dropped: bool = False
     """Whether OUT/dropped holds the documents that were left out."""
 
@@ -75,6 +74,8 @@ class PrepSettings:
                 re.fullmatch(r"[a-z]{2,3}(-[a-z]+)*", self.language),
                 "a code such as en, de, zh-yue",
             ),
+            # The seed is the key of a hash, as a signed number of 16 bytes.
+            ("--seed", self.seed, -(2**127) <= self.seed < 2**127, "-2^127 to 2^127 - 1"),
             ("--min-tokens", self.min_tokens, self.min_tokens >= 1, "1 or more"),
             ("--shard-tokens", self.shard_tokens, self.shard_tokens >= 1000, "1000 or more"),
             (
@@ -128,7 +129,6 @@ class PrepSettings:
             "dedup",
             "minhash",
             "mix",
-            "tokeniser",
             "keep_dropped",
             "strip_accents",
             "chinese_characters",
@@ -147,5 +147,5 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key)} before, {now.get(key)} now"
         for key in dict.fromkeys([*before, *now])
-        if before.get(key) != now.get(key)
+        if before.get(key) != now.get(key) and key not in _REMOVED
     ]

@@ -35,10 +35,12 @@ def prepare(out: str | Path, **options: Any) -> Manifest:
     from bertds.config.suggest import nearest
     from bertds.errors import ConfigError
     from data_prep.prepare import prepare as run
-    from data_prep.request import PrepRequest
+    from data_prep.request import REMOVED_OPTIONS, PrepRequest
 
     known = [item.name for item in fields(PrepRequest)]
     for name, value in options.items():
+        if name in REMOVED_OPTIONS:
+            raise ConfigError(f"prepare({name}=...) was removed: {REMOVED_OPTIONS[name]}")
         if name not in known:
             raise ConfigError(f"prepare({name}=...): no such option{nearest(name, known)}")
         if name in _PATHS and isinstance(value, (str, Path)):

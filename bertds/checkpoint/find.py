@@ -67,10 +67,10 @@ def locate(path: Path | str) -> CheckpointReader:
     path = Path(path)
     if (path / "manifest.json").is_file() and _STEP.match(path.resolve().name):
         return CheckpointReader(path)
-    if (path / "checkpoints").is_dir():
-        reader = newest_good(path / "checkpoints")
-        if reader is not None:
-            return reader
+    reader = newest_good(path / "checkpoints")
+    if reader is not None:
+        return reader
+    if (path / "checkpoints").is_dir() or (path / "metrics.jsonl").is_file():
         raise CheckpointError(f"{path}: the run has no checkpoint yet")
     if not path.exists():
         raise CheckpointError(f"{path}: no such run or checkpoint")

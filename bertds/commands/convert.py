@@ -40,7 +40,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--vocab", type=Path, metavar="FILE", help="vocab.txt of SRC (default: in the same folder)")
     add("--overwrite", action="store_true", help="replace an earlier conversion in DIR")
-    add("--cased", action="store_true", help="the vocabulary of SRC is cased")
+    add(
+        "--cased",
+        action="store_true",
+        help="the vocabulary of SRC is cased (default: as in its files or, without a value there, "
+        "if a token has an upper-case letter)",
+    )
     add(
         "--gelu",
         choices=("gelu", "gelu_new"),
@@ -77,7 +82,8 @@ def main(argv: list[str] | None = None) -> int:
             source.write(Path(args.out), cased=args.cased, overwrite=args.overwrite)
         else:
             known = source.tokenizer_folder
-            if args.cased and known is not None and (known / "tokenizer_config.json").is_file():
+            in_file = known is not None and (known / "tokenizer_config.json").is_file()
+            if args.cased and (in_file or source.rules is not None):
                 raise ConfigError(
                     f"--cased: {args.source} already defines the casing; omit --cased"
                 )

@@ -30,7 +30,7 @@ from bertds.config.keys import all_keys, key_of
 from bertds.config.locate import find_recipe
 from bertds.config.recipe import Config
 from bertds.config.suggest import nearest
-from bertds.errors import ConfigError
+from bertds.errors import ConfigError, reason_of
 from bertds.system.json_fields import MOST
 from bertds.system.yaml_text import LimitedLoader, load_yaml
 
@@ -67,7 +67,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
+        raise ConfigError(f"{path}: cannot be read ({reason_of(error)})") from None
     try:
         value = load_yaml(text, _UniqueKeyLoader)
     except yaml.YAMLError as error:

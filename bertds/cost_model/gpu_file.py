@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from bertds.errors import ConfigError
+from bertds.errors import ConfigError, reason_of
 from bertds.system.yaml_text import load_yaml
 
 FILE = Path(__file__).with_name("gpus.yaml")
@@ -34,7 +34,7 @@ def read_gpus(path: Path) -> dict[str, dict[str, Any]]:
     try:
         found = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        raise ConfigError(f"{path}: cannot be read ({reason_of(error)})") from None
     if not isinstance(found, dict) or not all(isinstance(row, dict) for row in found.values()):
         raise ConfigError(f"{path}: must map GPU names to their figures, like {FILE.name}")
     if "cpu" in found:

@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,33 +47,6 @@ _WORD_MARKS = ("\u0120", "\u2581")
 _AT_ONCE = 4096
 _LONGEST = 1 << 20
 """Maximum length in tokens; transformers writes 10^30 if no length is known."""
-
-
-class WordPieceRules(NamedTuple):
-    """What BERT's tokenizer does to text before it looks up word pieces."""
-
-    lower_case: bool
-    strip_accents: bool
-    chinese_characters: bool = True
-    """Whether each ideograph is a separate word."""
-
-    @staticmethod
-    def of(
-        lower_case: bool, strip_accents: bool | None = None, chinese_characters: bool | None = None
-    ) -> WordPieceRules:
-        """Return the rules; None = BERT's default: accents are stripped if text is lower-cased."""
-        strip = lower_case if strip_accents is None else strip_accents
-        return WordPieceRules(lower_case, strip, chinese_characters is not False)
-
-    @property
-    def casing(self) -> str:
-        """Return the rules in words; ``uncased`` and ``cased`` are BERT's two."""
-        words = ["uncased" if self.lower_case else "cased"]
-        if self.strip_accents != self.lower_case:
-            words.append("accents stripped" if self.strip_accents else "accents kept")
-        if not self.chinese_characters:
-            words.append("ideographs not divided")
-        return ", ".join(words)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from bertds.data import tokenizer_json
 from bertds.data.model_names import vocabulary_path
-from bertds.data.tokenizer_json import JsonTokenizer, WordPieceRules
+from bertds.data.tokenizer_json import JsonTokenizer
+from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import DataError
 from bertds.system.json_fields import Field
 

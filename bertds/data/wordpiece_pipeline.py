@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bertds.data.tokenizer_json import WordPieceRules
+from bertds.data.wordpiece_rules import WordPieceRules
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

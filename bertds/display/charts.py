@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,11 @@ class Chart:
             axes.grid(axis="x", visible=False)
             axes.margins(x=0.01)
             self.paint(axes, theme)
-            figure.savefig(buffer, **options)
+            with warnings.catch_warnings():
+                # A run's name may be in any script. The PNG then has boxes for its letters; the
+                # page shows them in a font of the reader's system.
+                warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+                figure.savefig(buffer, **options)
 
     def _place(self, figure: Figure) -> None:
         """Set fixed margins, since the page may show the text in another font."""

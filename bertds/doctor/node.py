@@ -31,6 +31,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertds.errors import reason_of
 from bertds.system.json_fields import parse_json
 from bertds.system.shipped_files import PACKAGE
 
@@ -100,7 +101,7 @@ def data_facts(path: str) -> dict[str, Any]:
                     }
         return {"digest": hashlib.sha256(content).hexdigest()[:16]}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        return {"error": f"{data}: cannot be read ({error})"}
+        return {"error": f"{data}: cannot be read ({reason_of(error)})"}
 
 
 def code_digest() -> str:

@@ -20,7 +20,7 @@ from bertds.config.batch_plan import BatchPlan
 from bertds.config.suggest import nearest_or_all
 from bertds.display.words import count
 from bertds.engine import ds_config_keys as schema
-from bertds.errors import ConfigError
+from bertds.errors import ConfigError, reason_of
 from bertds.optim.settings import OptimizerSettings, parse_optimizer
 from bertds.system.json_fields import MOST, is_finite
 
@@ -118,8 +118,7 @@ def load_deepspeed_json(
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ConfigError(f"{path}: cannot be read ({reason})") from None
+        raise ConfigError(f"{path}: cannot be read ({reason_of(error)})") from None
     try:
         values = json.loads(text, object_pairs_hook=_no_repeated_keys)
     except ConfigError as error:

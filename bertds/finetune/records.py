@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from bertds.errors import DataError
+from bertds.errors import DataError, reason_of
 from bertds.system.logs import log
 
 MAX_UNPACK_RATIO, FREE_BYTES = 100, 16 << 20
@@ -147,7 +147,7 @@ def read_text(path: Path) -> str:
         with open_bytes(path) as file:
             data = file.read(most + 1 if path.suffix == ".gz" else -1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+        raise DataError(f"{path}: cannot be read ({reason_of(error)})") from None
     if path.suffix == ".gz" and len(data) > most:
         raise DataError(
             f"{path}: unpacks to more than {MAX_UNPACK_RATIO} times its {size:,} bytes; if that "

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from bertds.config.load import lenient
+from bertds.errors import reason_of
 from bertds.system.json_fields import parse_json
 from bertds.system.yaml_text import load_yaml
 
@@ -150,7 +151,7 @@ def read_object(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        problems.append(f"{path.name} cannot be read ({_one_line(error)})")
+        problems.append(f"{path.name} cannot be read ({reason_of(error)[:120]})")
         return {}
     if not isinstance(value, dict):
         problems.append(f"{path.name} is not a JSON object")
@@ -167,7 +168,7 @@ def read_recipe(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         value = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        problems.append(f"{path.name} cannot be read ({_one_line(error)})")
+        problems.append(f"{path.name} cannot be read ({reason_of(error)[:120]})")
         return {}
     kept, odd = lenient(value)
     if odd:
@@ -212,7 +213,3 @@ def at(values: Mapping[str, Any], key: str, kind: type[T] | tuple[type, ...], de
     fits: bool = isinstance(found, kind)
     result: T = found if fits else default
     return result
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120]

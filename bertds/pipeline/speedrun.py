@@ -25,7 +25,7 @@ from bertds.config.load import load_config
 from bertds.config.ramps import held_out_mask_rate
 from bertds.config.recipe import Config
 from bertds.data.formats.manifest import Manifest
-from bertds.errors import DataError
+from bertds.errors import DataError, reason_of
 from bertds.monitor.metrics_file import FILE
 from bertds.monitor.run_files import read_metrics, read_object, read_recipe, starts_of
 from bertds.pipeline.stages import Phase
@@ -159,7 +159,7 @@ def read_records(file: Path) -> list[Record]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error})") from None
+        raise DataError(f"{file}: cannot be read ({reason_of(error)})") from None
     records = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from bertds.config.load import load_config
 from bertds.config.recipe import Config
-from bertds.errors import EXIT_OK, DataError
+from bertds.errors import EXIT_OK, DataError, reason_of
 from bertds.monitor.run_files import read_recipe
 from bertds.pipeline.checks import check_pipeline
 from bertds.pipeline.launch import train
@@ -262,5 +262,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         value = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); remove it and start again") from None
+        raise DataError(
+            f"{file}: cannot be read ({reason_of(error)}); remove it and start again"
+        ) from None
     return value if isinstance(value, dict) else {}

@@ -12,11 +12,12 @@ from bertds.config.ramps import mean_mask_rate
 from bertds.config.recipe import Config
 from bertds.cost_model.flops import forward_backward_flops, masked_per_row, parameter_count
 from bertds.cost_model.hardware import Hardware, kind_of
-from bertds.cost_model.memory import Shape, estimate
+from bertds.cost_model.memory import estimate
 from bertds.cost_model.step_time import micro_batch_bytes, optimizer_bytes
 from bertds.data.vocabulary import vocabulary_size
 from bertds.errors import ConfigError, DataError
 from bertds.monitor.run_files import at, read_metrics, read_object, starts_of
+from bertds.training.will_it_fit import shape_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,19 +173,14 @@ def calibrate(run: Path) -> Calibration:
     rate = median(line["tokens_per_second"] for line in warm) * per_token / ranks * again / outside
     base = 0.0
     if "memory_gib" in lines[-1]:
-        shape = Shape(
-            model=config.model,
-            vocab_size=words,
-            sequence_length=config.data.sequence_length,
-            tokens_per_row=tokens,
-            masked_per_row=masked,
-            micro_batch=settings.train_micro_batch_size_per_gpu,
-            precision=settings.precision,
-            stage=settings.stage,
-            world_size=ranks,
-            optimizer=settings.optimizer.kind,
+        # As the forecast counts it, so that nothing that it counts is part of the base.
+        shape = shape_of(
+            config,
+            settings,
+            settings.batch_plan(ranks),
+            words,
             on_cpu=device == "cpu",
-            offload=settings.offloads_optimizer,
+            tokens_per_row=tokens,
         )
         # From the first lines: later ones include holes in the heap, which are not estimated.
         early = lines[min(2, len(lines) - 1)].get("memory_gib", lines[-1]["memory_gib"])

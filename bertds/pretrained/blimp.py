@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bertds.errors import DataError
+from bertds.errors import DataError, reason_of
 from bertds.system.json_fields import parse_json
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def read_pairs(folder: Path | str, limit: int = 0) -> list[Pair]:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{file}: cannot be read ({error})") from None
+            raise DataError(f"{file}: cannot be read ({reason_of(error)})") from None
         numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
         pairs += [_pair(file, n, line) for n, line in numbered[: limit or None]]
     if not pairs:

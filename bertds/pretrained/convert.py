@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 
 from bertds.data.vocabulary import load_tokenizer_info
+from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import CheckpointError
 from bertds.pretrained import hf_config, hf_weights
+from bertds.pretrained.hf_folder import tokenizer_files, write_model
 from bertds.pretrained.load import PretrainedModel
-from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
+from bertds.pretrained.output_folder import fresh_folder
 from bertds.system.atomic_files import write_json
 
 
@@ -23,7 +25,8 @@ def convert(
         trained: a model of :func:`opened`.
         to: hf or dle.
         out: must be absent or empty, or with ``overwrite`` an earlier conversion.
-        cased: whether the vocabulary is cased, if no file next to it states that.
+        cased: the vocabulary is cased. Without it the run, a file next to the vocabulary or the
+            vocabulary itself decides.
         overwrite: replace an earlier conversion.
 
     Raises:
@@ -31,24 +34,21 @@ def convert(
         CheckpointError: a Hugging Face folder needs a vocabulary, but there is none; or DLE cannot
             use the tokenizer.
     """
-    if to == "hf" and trained.tokenizer_folder is None:
+    tokenizer = trained.tokenizer_folder
+    if to == "hf" and tokenizer is None:
         raise CheckpointError(f"{trained.origin}: vocab.txt is missing; give --vocab FILE")
     with fresh_folder(out, overwrite=overwrite) as folder:
-        if to == "hf":
-            _write_hf(trained, folder, cased)
+        if to == "hf" and tokenizer is not None:
+            write_model(
+                folder,
+                trained.model,
+                tokenizer_files(tokenizer),
+                pad_token_id=trained.pad_token_id,
+                rules=WordPieceRules.of(lower_case=False) if cased else trained.rules,
+            )
         else:
             _write_dle(trained, folder)
     return out
-
-
-def _write_hf(trained: PretrainedModel, folder: Path, cased: bool) -> None:
-    from safetensors.torch import save_file
-
-    config = hf_config.config_to_transformers(trained.config, trained.vocab_size)
-    write_json(folder / "config.json", config)
-    weights = hf_weights.to_transformers_state_dict(trained.model)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    copy_tokenizer(trained.tokenizer_folder, folder, trained.config.max_position_embeddings, cased)
 
 
 def _write_dle(trained: PretrainedModel, folder: Path) -> None:

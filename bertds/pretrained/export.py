@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-
-from safetensors.torch import save_file
 
 from bertds import __version__
 from bertds.errors import CheckpointError
 from bertds.monitor.best_checkpoint import best_checkpoint
-from bertds.pretrained import hf_config, hf_weights
-from bertds.pretrained.load import PretrainedModel, load_pretrained
+from bertds.pretrained.hf_folder import tokenizer_files, write_model
+from bertds.pretrained.load import load_pretrained
 from bertds.pretrained.model_card import model_card
 from bertds.pretrained.output_folder import check_output, fresh_folder
-from bertds.system.atomic_files import write_json
 
 
 def export(
@@ -51,33 +47,13 @@ def export(
     origin, step = trained.origin.name, trained.manifest.get("step")
     mark = {"bertds": __version__, "origin": origin, "step": step}
     with fresh_folder(out, overwrite=overwrite, mark=mark) as folder:
-        _write(trained, folder)
+        write_model(
+            folder,
+            trained.model,
+            tokenizer_files(trained.tokenizer_folder),
+            pad_token_id=trained.pad_token_id,
+            rules=trained.rules,
+        )
         card = model_card(trained, known_as or out.as_posix(), license_id)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return out
-
-
-def _write(trained: PretrainedModel, folder: Path) -> None:
-    manifest = trained.manifest
-    tokenizer = manifest.get("tokenizer", {})
-    pad = tokenizer.get("special_ids", {}).get("pad", 0)
-    write_json(
-        folder / "config.json",
-        hf_config.config_to_transformers(trained.config, trained.vocab_size, pad_token_id=pad),
-    )
-    weights = hf_weights.to_transformers_state_dict(trained.model)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    assert trained.tokenizer_folder is not None
-    for source in sorted(trained.tokenizer_folder.iterdir()):
-        if source.is_file() and not source.name.startswith("."):
-            shutil.copyfile(source, folder / source.name)
-    # Without this file transformers would guess the casing.
-    if not (folder / "tokenizer_config.json").is_file():
-        write_json(
-            folder / "tokenizer_config.json",
-            {
-                "tokenizer_class": "BertTokenizer",
-                "do_lower_case": bool(tokenizer.get("lower_case", True)),
-                "model_max_length": trained.config.max_position_embeddings,
-            },
-        )

@@ -17,7 +17,7 @@ import torch
 
 from bertds.data.model_names import vocabulary_path
 from bertds.data.vocabulary import load_tokenizer_info
-from bertds.errors import ConfigError, DataError
+from bertds.errors import ConfigError, DataError, reason_of
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.pretrained import hf_weights
 from bertds.pretrained.convert import convert
@@ -37,7 +37,7 @@ def read_pieces(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+        raise DataError(f"{path}: cannot be read ({reason_of(error)})") from None
     pieces = [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
     seen: dict[str, int] = {}
     for number, piece in enumerate(pieces, start=1):
@@ -133,7 +133,7 @@ def extend(
     trained = open_model(source)
     if trained.tokenizer_folder is None:
         raise DataError(f"{source}: neither vocab.txt nor tokenizer.json found")
-    tokenizer = load_tokenizer_info(trained.tokenizer_folder)
+    tokenizer = load_tokenizer_info(trained.tokenizer_folder, *(trained.rules or ()))
     if not tokenizer.is_wordpiece:
         raise DataError(
             f"{source}: the tokenizer is {tokenizer.model}; only WordPiece can be extended"
@@ -158,16 +158,15 @@ def extend(
         (Path(folder) / "vocab.txt").write_text("\n".join(new) + "\n", encoding="utf-8")
         write_json(
             Path(folder) / "tokenizer_config.json",
-            {
-                "tokenizer_class": "BertTokenizer",
-                "do_lower_case": tokenizer.lower_case,
-                "strip_accents": tokenizer.strip_accents,
-                "tokenize_chinese_chars": tokenizer.chinese_characters,
-                "model_max_length": trained.config.max_position_embeddings,
-            },
+            tokenizer.rules.to_transformers(trained.config.max_position_embeddings),
         )
         changed = replace(
-            trained, model=model, vocab_size=len(new), tokenizer_folder=Path(folder), missing=[]
+            trained,
+            model=model,
+            vocab_size=len(new),
+            tokenizer_folder=Path(folder),
+            missing=[],
+            pad_token_id=new.index("[PAD]"),
         )
-        convert(changed, "hf", out, cased=not tokenizer.lower_case, overwrite=overwrite)
+        convert(changed, "hf", out, overwrite=overwrite)
     return added, unsplit

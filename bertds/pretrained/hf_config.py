@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bertds.config.recipe import ModelConfig
-from bertds.errors import CheckpointError
+from bertds.errors import CheckpointError, reason_of
 from bertds.pretrained import modernbert
 from bertds.system.json_fields import parse_json
 
@@ -47,15 +47,17 @@ def config_to_transformers(
     }
 
 
-def config_from_transformers(
-    values: Mapping[str, Any], *, origin: Literal["transformers", "dle"] = "transformers"
-) -> tuple[ModelConfig, int]:
+def pad_token_id(values: Mapping[str, Any], vocab_size: int) -> int:
+    """Return the padding token of a config.json; 0, as in BERT, if it names none."""
+    found = values.get("pad_token_id")
+    return found if type(found) is int and 0 <= found < vocab_size else 0
+
+
+def config_from_transformers(values: Mapping[str, Any]) -> tuple[ModelConfig, int]:
     """Read a config.json (or DLE's bert_config.json).
 
     Args:
         values: the JSON object.
-        origin: DLE writes "gelu" but computes the tanh form, so there it means gelu_new. See
-            ``origin_of``.
 
     Returns:
         The model's configuration, and the vocabulary size that the file states (DLE states the
@@ -89,11 +91,23 @@ def config_from_transformers(
         number = isinstance(default, int | float) and not isinstance(default, bool)
         if default is not MISSING and number and not isinstance(value, int | float):
             raise CheckpointError(f"config.json: {key}={value!r} is not a number")
-    act = _GELU_TO_OURS[values.get("hidden_act", "gelu")]
-    settings["hidden_act"] = "gelu_new" if origin == "dle" else act
+    settings["hidden_act"] = _GELU_TO_OURS[values.get("hidden_act", "gelu")]
     architectures = values.get("architectures") or []
     settings["next_sentence"] = "BertForMaskedLM" not in architectures
     return ModelConfig(**settings), values["vocab_size"]
+
+
+def config_of(folder: Path | str) -> tuple[ModelConfig, int]:
+    """Read the ``config.json`` of a Hugging Face folder; see :func:`config_from_transformers`.
+
+    Raises:
+        CheckpointError: the file is missing, or describes no supported BERT; names the file.
+    """
+    values = read_config(folder)
+    try:
+        return config_from_transformers(values)
+    except CheckpointError as error:  # begins with "config.json: "
+        raise CheckpointError(f"{folder}/{error}") from None
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:
@@ -106,7 +120,7 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     try:
         values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+        raise CheckpointError(f"{path}: cannot be read ({reason_of(error)})") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: not a JSON object")
     return values

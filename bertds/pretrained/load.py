@@ -13,9 +13,10 @@ from bertds.checkpoint.find import locate
 from bertds.config.recipe import ModelConfig
 from bertds.cost_model.flops import parameter_count
 from bertds.data.vocabulary import has_tokenizer
+from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import CheckpointError
 from bertds.model.build import PreTrainingModel, build_model
-from bertds.pretrained import hf_config, hf_weights, weight_files
+from bertds.pretrained import hf_config, weight_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,20 @@ class PretrainedModel:
     """Weights that were missing and are random."""
     unused: list[str] = field(default_factory=list)
     """Weights that this model does not have (the head of a fine-tuned one)."""
+    pad_token_id: int = 0
+    """Id of the token that fills rows up."""
+
+    @property
+    def rules(self) -> WordPieceRules | None:
+        """The tokenizer's rules for text as in a run's manifest; None = its files decide."""
+        tokenizer = self.manifest.get("tokenizer")
+        if not tokenizer:
+            return None
+        return WordPieceRules.of(
+            tokenizer["lower_case"],
+            tokenizer.get("strip_accents"),
+            tokenizer.get("chinese_characters"),
+        )
 
 
 def load_pretrained(path: Path | str, *, average: bool = True) -> PretrainedModel:
@@ -48,12 +63,20 @@ def load_pretrained(path: Path | str, *, average: bool = True) -> PretrainedMode
     """
     path = Path(path)
     if (path / "config.json").is_file():
-        config, vocab_size = hf_config.config_from_transformers(hf_config.read_config(path))
+        config, vocab_size = hf_config.config_of(path)
         model = build_model(config, vocab_size)
-        report = hf_weights.load_transformers_state_dict(model, weight_files.read_state_dict(path))
+        report = weight_files.load_folder(model, path)
         folder = path if has_tokenizer(path) else None
         return PretrainedModel(
-            model.eval(), config, vocab_size, path, folder, {}, report.missing, report.unexpected
+            model.eval(),
+            config,
+            vocab_size,
+            path,
+            folder,
+            {},
+            report.missing,
+            report.unexpected,
+            hf_config.pad_token_id(hf_config.read_config(path), vocab_size),
         )
     reader = locate(path)
     config, vocab_size = reader.model()
@@ -87,4 +110,5 @@ def load_pretrained(path: Path | str, *, average: bool = True) -> PretrainedMode
         folder if has_tokenizer(folder) else None,
         reader.manifest,
         [],
+        pad_token_id=reader.manifest.get("tokenizer", {}).get("special_ids", {}).get("pad", 0),
     )

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from bertds.errors import EXIT_OK, BertdsError, ConfigError
-from bertds.pretrained.output_folder import check_output, copy_tokenizer, fresh_folder
+from bertds.pretrained.hf_folder import tokenizer_files, write_tokenizer
+from bertds.pretrained.output_folder import check_output, fresh_folder
 from bertds.pretrained.transformers_api import (
     TASK_CLASSES,
     as_hugging_face_folder,
@@ -114,7 +115,7 @@ def export_onnx(source: str | Path, out: Path, *, overwrite: bool = False) -> di
                 f"(allowed: {TOLERANCE:g}); nothing was written"
             )
         write_json(temporary / "config.json", parse_json((folder / "config.json").read_text()))
-        copy_tokenizer(folder, temporary, positions, cased=False)
+        write_tokenizer(temporary, tokenizer_files(folder), positions)
     return differences
 
 

@@ -137,7 +137,10 @@ def _build(
     gelu: str | None,
     left_out: Sequence[str] = (),
 ) -> PretrainedModel:
-    config, vocab_size = hf_config.config_from_transformers(values)
+    try:
+        config, vocab_size = hf_config.config_from_transformers(values)
+    except CheckpointError as error:
+        raise CheckpointError(f"{origin}: {error}") from None
     # A foreign checkpoint may lack the head, whatever its configuration says.
     if not any(name.startswith("cls.seq_relationship") for name in weights):
         config = replace(config, next_sentence=False)
@@ -159,6 +162,7 @@ def _build(
         {},
         report.missing,
         [*report.unexpected, *left_out],
+        hf_config.pad_token_id(values, vocab_size),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import ConfigError
-from bertds.system.atomic_files import explain_os_error, temporary_name, write_json
+from bertds.system.atomic_files import explain_os_error, os_error_of, temporary_name, write_json
 from bertds.system.processes import start_time
 
 MARK = "bertds_export.json"
@@ -66,8 +66,10 @@ def fresh_folder(
             out.rename(stale)
         temporary.rename(out)
         _remove_leftovers(temporary, stale)
-    except OSError as error:
-        raise explain_os_error(error, out) from error
+    except Exception as error:
+        if (cause := os_error_of(error)) is not None:
+            raise explain_os_error(cause, out) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if stale.exists() and not out.exists():
@@ -82,18 +84,3 @@ def _remove_leftovers(*names: Path) -> None:
             number = entry.suffix.removeprefix(".")
             if number.isdigit() and not start_time(int(number)):
                 shutil.rmtree(entry, ignore_errors=True)
-
-
-def copy_tokenizer(source: Path | None, folder: Path, length: int, cased: bool) -> None:
-    """Copy the tokenizer's files; write a tokenizer_config.json if there is none."""
-    assert source is not None
-    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    if not (folder / "tokenizer_config.json").is_file():
-        settings = {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": not cased,
-            "model_max_length": length,
-        }
-        write_json(folder / "tokenizer_config.json", settings)

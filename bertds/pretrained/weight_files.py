@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from bertds.errors import CheckpointError
-from bertds.pretrained.hf_weights import check_tensors
+from bertds.model.build import PreTrainingModel
+from bertds.pretrained.hf_weights import (
+    LoadReport,
+    check_tensors,
+    load_transformers_state_dict,
+)
 from bertds.system.json_fields import parse_json
 
 
@@ -39,6 +44,19 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
                 tensors |= _read_file(path / shard)
             return tensors
     raise CheckpointError(f"{path}: found neither model.safetensors nor pytorch_model.bin")
+
+
+def load_folder(model: PreTrainingModel, folder: Path | str) -> LoadReport:
+    """Copy the weights of a Hugging Face folder into our model.
+
+    Raises:
+        CheckpointError: they cannot be read, or do not fit the model; names the folder.
+    """
+    tensors = read_state_dict(folder)
+    try:
+        return load_transformers_state_dict(model, tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
 
 
 def _shards_of(index: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bertds.display.theme import DARK, LIGHT
-from bertds.errors import DataError
+from bertds.errors import ConfigError, DataError
 from bertds.system.atomic_files import atomic_path, write_text
 
 
@@ -21,12 +21,16 @@ def write_report(runs: list[Path], out: Path, title: str = "BERT pre-training") 
         The path of the page.
 
     Raises:
+        ConfigError: the folder has an ``index.html`` that is not a report.
         DataError: a folder is not a run, or no run has metrics.
     """
     from bertds.report.curves import charts_of
     from bertds.report.page import page
     from bertds.report.run_view import read_chains
 
+    page_file = out / "index.html"
+    if page_file.is_file() and not _is_report(page_file):
+        raise ConfigError(f"{page_file}: is not a report of bertds; choose another folder")
     chains = read_chains(runs)
     if not any(run.train for chain in chains for run in chain.runs):
         raise DataError(f"{', '.join(map(str, runs))}: no metrics yet; nothing to report")
@@ -36,5 +40,11 @@ def write_report(runs: list[Path], out: Path, title: str = "BERT pre-training") 
         for suffix, theme in (("", LIGHT), ("_dark", DARK)):
             with atomic_path(out / f"{name}{suffix}.png") as file:
                 file.write_bytes(chart.png(theme))
-    write_text(out / "index.html", page(title, chains, list(charts.values())))
-    return out / "index.html"
+    write_text(page_file, page(title, chains, list(charts.values())))
+    return page_file
+
+
+def _is_report(page_file: Path) -> bool:
+    """Return whether a page is a report; those of earlier versions do not name their generator."""
+    text = page_file.read_text(encoding="utf-8", errors="replace")
+    return any(mark in text for mark in ('content="bertds"', ">light / dark</button>"))

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -76,12 +77,11 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
         if durable:
             sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):  # for example if the folder is a file
             temporary.unlink(missing_ok=True)
-        raise explain_os_error(error, path) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        if (cause := os_error_of(error)) is not None:
+            raise explain_os_error(cause, path) from error
         raise
 
 
@@ -96,6 +96,21 @@ def check_file_place(option: str, path: Path | str) -> None:
         raise ConfigError(f"{option} {path}: is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise ConfigError(f"{option} {path}: {path.parent} is not a folder")
+
+
+_OF_RUST = re.compile(r"\(os error (\d+)\)")
+
+
+def os_error_of(error: BaseException) -> OSError | None:
+    """Return an error of the operating system, or the one that an error is about; else None.
+
+    Libraries in Rust (safetensors, tokenizers) raise exceptions of their own, and give its number
+    in the text.
+    """
+    if isinstance(error, OSError):
+        return error
+    found = None if isinstance(error, BertdsError) else _OF_RUST.search(str(error))
+    return None if found is None else OSError(int(found[1]), os.strerror(int(found[1])))
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)

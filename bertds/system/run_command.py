@@ -19,11 +19,18 @@ from bertds.errors import (
     BertdsError,
     ConfigError,
 )
-from bertds.system.atomic_files import DISK_FULL, NOT_ALLOWED, WRONG_PATH, explain_os_error
+from bertds.system.atomic_files import (
+    DISK_FULL,
+    NOT_ALLOWED,
+    WRONG_PATH,
+    explain_os_error,
+    os_error_of,
+)
 from bertds.system.logs import LogFile, log
 from bertds.system.secrets import masked
 
 _INTERRUPT_AGAIN_SECONDS = 0.05
+_SHOW_CURSOR = "\x1b[?25h"
 OF_THE_USER = (*DISK_FULL, *NOT_ALLOWED, *WRONG_PATH)
 """Errors of the operating system that are not bugs, if they name a file."""
 
@@ -75,7 +82,8 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
     except Exception as error:
         if _was_interrupted(error):
             return _interrupted()
-        if isinstance(error, OSError) and not error.filename and error.errno in DISK_FULL:
+        found = os_error_of(error)
+        if found is not None and not found.filename and found.errno in DISK_FULL:
             _report("error: the disk of the output or of a temporary file is full", debug)
             return EXIT_FAILED
         # A full disk or a wrong path is a mistake that the user can correct; its message names the
@@ -119,6 +127,9 @@ def _interrupted() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         with suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A live display hides the cursor, and may have been interrupted before it could show it again.
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        print(_SHOW_CURSOR, end="", file=sys.stderr, flush=True)
     return EXIT_INTERRUPTED
 
 

@@ -36,7 +36,7 @@ from bertds.model.build import PreTrainingModel
 from bertds.system.logs import log
 from bertds.system.memory import cpu_memory_available, cpu_memory_total
 from bertds.training.micro_batch_cache import answers_file, keep_answer, read_answer
-from bertds.training.will_it_fit import processes_here
+from bertds.training.will_it_fit import processes_here, shape_of
 
 SHARE = 0.85
 """The fraction of the free memory that may be used."""
@@ -213,6 +213,20 @@ def full_rows(config: Config, rows: int, device: torch.device) -> dict[str, Any]
     return {name: t.to(device) for name, t in tensors.items()} | {"max_seqlen": length}
 
 
+def _shape(
+    model: PreTrainingModel,
+    config: Config,
+    settings: DeepSpeedSettings,
+    place: RankInfo,
+    device: torch.device,
+) -> Shape:
+    """Return the quantities of one process that do not depend on the micro batch, with one row."""
+    one = BatchPlan(
+        global_batch_size=place.world_size, micro_batch_size=1, world_size=place.world_size
+    )
+    return shape_of(config, settings, one, model.vocab_size, on_cpu=device.type == "cpu")
+
+
 def state_bytes(
     model: PreTrainingModel,
     config: Config,
@@ -221,24 +235,7 @@ def state_bytes(
     device: torch.device,
 ) -> float:
     """Return the bytes of weights, gradients, optimizer and ZeRO's buffers on one process."""
-    zero = settings.values.get("zero_optimization", {})
-    # These parts do not depend on the micro batch, so any size may be used here.
-    shape = Shape(
-        model=config.model,
-        vocab_size=model.vocab_size,
-        sequence_length=config.data.sequence_length,
-        tokens_per_row=config.data.sequence_length,
-        masked_per_row=config.data.max_predictions_per_sequence,
-        micro_batch=1,
-        precision=settings.precision,
-        stage=settings.stage,
-        world_size=place.world_size,
-        optimizer=settings.optimizer.kind,
-        on_cpu=device.type == "cpu",
-        offload=settings.offloads_optimizer,
-        bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
-    )
-    memory = estimate(shape)
+    memory = estimate(_shape(model, config, settings, place, device))
     return memory.weights + memory.gradients + memory.optimizer + memory.buffers
 
 
@@ -264,16 +261,19 @@ def describe(
     """Return everything that the answer depends on."""
     cuda = device.type == "cuda"
     total = torch.cuda.get_device_properties(device).total_memory if cuda else cpu_memory_total()
+    shape = _shape(model, config, settings, place, device)
     return {
         "machine": torch.cuda.get_device_name(device) if cuda else "cpu",
         "memory_gib": round(total / 2**30, 1),
         "limit_gib": config.run.memory_limit_gib,
         "model": {**to_dict(config.model), "vocab_size": model.vocab_size},
         "row": [config.data.sequence_length, config.data.max_predictions_per_sequence],
-        "precision": settings.precision,
-        "stage": settings.stage,
-        "offload": settings.offloads_optimizer,
-        "optimizer": settings.optimizer.kind,
+        "precision": shape.precision,
+        "stage": shape.stage,
+        "offload": shape.offload,
+        "optimizer": shape.optimizer,
+        "average": shape.average,
+        "bucket": shape.bucket,
         "global_batch": config.schedule.batch_from or settings.train_batch_size,
         "processes": place.world_size,
         "most_tokens": GPU_TOKENS if cuda else None,

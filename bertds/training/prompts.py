@@ -24,7 +24,7 @@ from bertds.data.loader import validation_batches
 from bertds.data.sources.base import Source
 from bertds.data.tokenizer_json import WORD_START
 from bertds.data.vocabulary import TokenizerInfo
-from bertds.errors import ConfigError, DataError
+from bertds.errors import ConfigError, DataError, reason_of
 
 MASK = "[MASK]"
 """How a file of prompts writes the masked position, whatever the vocabulary calls it."""
@@ -89,7 +89,9 @@ class Prompts:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"validation.prompts={path}: cannot be read ({error})") from None
+            raise DataError(
+                f"validation.prompts={path}: cannot be read ({reason_of(error)})"
+            ) from None
         encode = sentence_encoder(tokenizer)
         special = tokenizer.special_ids
         rows: list[np.ndarray] = []

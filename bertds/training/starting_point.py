@@ -18,7 +18,7 @@ from bertds.data.vocabulary import TokenizerInfo, has_tokenizer, load_tokenizer_
 from bertds.engine.interface import TrainingEngine
 from bertds.errors import CheckpointError, DataError
 from bertds.model.build import PreTrainingModel
-from bertds.pretrained import hf_config, hf_weights, weight_files
+from bertds.pretrained import hf_config, weight_files
 from bertds.system.logs import log
 
 # Two models with equal values of these keys have the same tensors with the same meaning.
@@ -76,10 +76,10 @@ def start_weights(
     # A folder in Hugging Face's format has weights but no state of a run.
     path = path_of(config.init.from_)
     if (path / "config.json").is_file():
-        theirs, vocab_size = hf_config.config_from_transformers(hf_config.read_config(path))
+        theirs, vocab_size = hf_config.config_of(path)
         check_architecture(path, {**to_dict(theirs), "vocab_size": vocab_size}, wanted, config)
         _check_vocabulary_file(path, tokenizer)
-        report = hf_weights.load_transformers_state_dict(model, weight_files.read_state_dict(path))
+        report = weight_files.load_folder(model, path)
         if report.missing and config.init.heads == "require":
             raise CheckpointError(
                 f"{path}: contains no weights for "

@@ -128,7 +128,6 @@ def shard_rows(
         ConfigError: the length is impossible.
     """
     # Imported here, because it loads a compiler, which takes a second.
-    # Not at the top: it imports a compiler, which takes a second.
     from bertds.data.samples.flat_rows import build_instances
 
     infos = manifest.splits[split].shards

@@ -118,7 +118,6 @@ def logs_in_order(results: Sequence[dict[str, Any]], folders: Sequence[Path]) ->
         folders: the folders that may hold their parts, by stage.
     """
     # A part of tokens has the name of the part of text it was made from (with --train-vocab).
-    # A part of tokens has the name of the part of text that it was made of (--train-vocab).
     place = {result["part"]: result["order"] for result in results if result["stage"] == 0}
     ordered = sorted(results, key=lambda result: (place[result["part"]], result["stage"]))
     return [folders[result["stage"]] / f"{Path(result['part']).stem}.dropped" for result in ordered]

@@ -139,6 +139,12 @@ def find_files(
         else:
             files.append((local, local.name))
     files.sort(key=lambda pair: (pair[1], str(pair[0])))
+    # A file that is named twice (by a folder and a pattern, or by a link) is read once.
+    once = {path.resolve(): (path, name) for path, name in reversed(files)}
+    if len(once) < len(files):
+        again = words.count(len(files) - len(once), "file is", "files are")
+        progress.say(f"{again} given more than once for --{kind}, and read once")
+        files = [*reversed(once.values())]
     found_files = []
     extracted: set[FilePath] = set()
     for path, name in files:

@@ -103,6 +103,10 @@ def dataset_builder(given: str, name: str, config: str) -> DatasetBuilder:
     # Without a network, a dozen lines about retries would precede the one error.
     huggingface_hub.logging.set_verbosity_error()
     folder = Path(name)
+    if folder.is_file():
+        raise DataError(
+            f"--hf {given}: is a file; use --parquet, --jsonl or --text, or give a folder"
+        )
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise DataError(f"--hf {given}: no such folder")
     try:

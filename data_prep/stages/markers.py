@@ -51,6 +51,6 @@ def read_marker(marker: Path, file: Path, inputs: str = "") -> dict[str, Any] | 
             return None
         if sha256_file(file) != value["file_sha256"]:
             return None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return value

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertds.data.tokenizer_json import WORD_START, JsonTokenizer, WordPieceRules
+from bertds.data.tokenizer_json import WORD_START, JsonTokenizer
 from bertds.data.vocabulary import load_tokenizer_info
+from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.system.secrets import masked
 from bertds.system.start_up import loading
-from data_prep import progress
 from data_prep.document import EMPTY, LEFT_OUT, TOO_SHORT, Unit
 from data_prep.selection.drop_log import DropLog, note_of
 from data_prep.selection.filters import document_filter
@@ -30,7 +30,7 @@ from data_prep.sources import READERS, as_unicode
 from data_prep.sources.reading import unreadable
 from data_prep.stages.markers import read_marker, write_marker
 from data_prep.stages.part_files import PartDocument, open_part, running_sum, write_part
-from data_prep.tokens.nanotoken_encoder import NanotokenEncoder, TokensDiffer
+from data_prep.stages.unit_groups import changed, unit_name
 from data_prep.tokens.sentences import sentence_splitter
 from data_prep.tokens.wordpiece import WordPieceEncoder
 
@@ -84,21 +84,16 @@ class JsonEncoder:
         self.in_running_text = tokenizer.in_running_text
 
 
-Encoder = WordPieceEncoder | NanotokenEncoder | JsonEncoder
-distrusted: set[str] = set()
-"""Fingerprints of vocabularies for which nanotoken was found to be wrong in this process."""
+Encoder = WordPieceEncoder | JsonEncoder
 
 
 @lru_cache(maxsize=2)
-def encoder(
-    vocab: Path, rules: WordPieceRules, wordpiece: bool, fingerprint: str, fast: bool = False
-) -> Encoder:
+def encoder(vocab: Path, rules: WordPieceRules, wordpiece: bool, fingerprint: str) -> Encoder:
     """Return this process's encoder for the vocabulary with this fingerprint."""
     if not wordpiece:
         return JsonEncoder(JsonTokenizer(vocab))
-    kind = NanotokenEncoder if fast else WordPieceEncoder
     with loading():
-        return kind(load_tokenizer_info(vocab, *rules).vocabulary(), rules)
+        return WordPieceEncoder(load_tokenizer_info(vocab, *rules).vocabulary(), rules)
 
 
 def content_key(sentences: Iterable[str], seed: int) -> tuple[int, int]:
@@ -115,23 +110,7 @@ def content_key(sentences: Iterable[str], seed: int) -> tuple[int, int]:
 
 
 def run_stage(task: StageTask) -> dict[str, Any]:
-    """Run one task, and return the result in its marker.
-
-    If nanotoken is found to be wrong, the whole unit is encoded again without it.
-    """
-    if task.settings.tokeniser == "nanotoken" and task.fingerprint not in distrusted:
-        try:
-            return _run(task, fast=True)
-        except TokensDiffer as difference:
-            distrusted.add(task.fingerprint)
-            progress.say(
-                f"nanotoken and tokenizers disagree on {str(difference)[:80]!r}; continuing "
-                "without nanotoken"
-            )
-    return _run(task, fast=False)
-
-
-def _run(task: StageTask, fast: bool) -> dict[str, Any]:
+    """Run one task, and return the result in its marker."""
     counts: Counter[str] = Counter()
     log = DropLog(task.sources, task.settings.keep_dropped)
     assert task.unit is not None or task.text_part is not None
@@ -145,11 +124,14 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
         payload_type: np.dtype[Any] = _TEXT
     else:
         settings = task.settings
-        words = encoder(task.vocab, settings.rules, settings.is_wordpiece, task.fingerprint, fast)
+        words = encoder(task.vocab, settings.rules, settings.is_wordpiece, task.fingerprint)
         parts = _as_tokens(documents, words, task, log, counts)
         payload_type = words.dtype
     # Documents are held in memory until they are sorted; a unit is 1 to 32 MiB.
     kept = list(parts)
+    # The part is named after the state of the file, so it must still be the same.
+    if task.unit is not None and unit_name(task.unit) != task.part.stem:
+        raise changed(task.unit.file)
     # Written before the marker, which vouches for both files.
     log.save(task.part.with_suffix(".dropped"))
     write_part(task.part, kept, payload_type)

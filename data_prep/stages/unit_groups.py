@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from bertds.errors import DataError
 from data_prep.document import SourceFile, Unit
 from data_prep.sources import file_state, file_units, is_read_by_one
+from data_prep.sources.reading import file_facts
 from data_prep.workers.team import Group
 
 _SMALLEST_UNIT, _LARGEST_UNIT = 1 << 20, 32 << 20
@@ -36,6 +38,9 @@ def unit_groups(files: Sequence[SourceFile], task: Callable[[Unit], Any]) -> Ite
         return Group(f"{number - 1:06d}", lambda: map(task, units()))
 
     for file in files:
+        # Its units were cut by its size, and the manifest will list that.
+        if file.reader != "hf" and file_facts(file.path).st_size != file.bytes:
+            raise changed(str(file.path))
         if is_read_by_one(file):
             yield group(partial(file_units, file, size))
             continue
@@ -46,6 +51,13 @@ def unit_groups(files: Sequence[SourceFile], task: Callable[[Unit], Any]) -> Ite
                 gathered = []
     if gathered:
         yield group(partial(iter, gathered))
+
+
+def changed(path: str) -> DataError:
+    """Return the error for a source that is not what it was when the preparation began."""
+    return DataError(
+        f"{path}: changed while it was prepared; run the same command again when it is complete"
+    )
 
 
 def unit_name(unit: Unit) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bertds.data.tokenizer_json import WordPieceRules
 from bertds.data.vocabulary import SPECIAL_TOKENS
 from bertds.data.wordpiece_pipeline import wordpiece_pipeline
+from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path, write_text
 from bertds.system.start_up import pattern_on_first_use
@@ -180,12 +180,7 @@ def write_tokenizer_folder(folder: Path, vocab_bytes: bytes, rules: WordPieceRul
     )
     write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
     config = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": rules.lower_case,
-        # None is BERT's default: accents are stripped if text is lower-cased.
-        "strip_accents": None if rules.strip_accents == rules.lower_case else rules.strip_accents,
-        "tokenize_chinese_chars": rules.chinese_characters,
-        "model_max_length": 512,
+        **rules.to_transformers(512),
         **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
     }
     write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bertds.data.tokenizer_json import WordPieceRules
 from bertds.data.wordpiece_pipeline import LONGEST_WORD, wordpiece_pipeline
+from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import DataError
 from bertds.system.start_up import pattern_on_first_use
 from data_prep.tokens.wordpiece_kernels import count_ids, fill, gather, scan

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
-from bertds.errors import ConfigError
+from bertds.errors import ConfigError, reason_of
 from bertds.system.yaml_text import FastLoader, load_yaml
 from data_prep.wiki.conventions import Conventions, conventions_of
 from data_prep.wiki.names import codes_of, codes_with_fallbacks
@@ -137,7 +137,7 @@ def _read(path: Path) -> Table:
     try:
         value = load_yaml(path.read_text("utf-8"), FastLoader)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
+        raise ConfigError(f"{path}: cannot be read ({reason_of(error)})") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     wanted = 'expected languages, each with entries "what it shows": [names]'

@@ -81,6 +81,8 @@ def test_end_to_end_by_functions(
         bertds.evaluate(result.run_dir, max_sample=6)
     with pytest.raises(ConfigError, match="did you mean train_vocab"):
         bertds.prepare(tmp_path / "other", text=tiny_text, train_vocabulary=300)
+    with pytest.raises(ConfigError, match=r"prepare\(tokeniser=...\) was removed: .*omit it"):
+        bertds.prepare(tmp_path / "other", text=tiny_text, train_vocab=300, tokeniser="cache")
     with pytest.raises(DataError, match="rows of 500 tokens, but the model has only 64 positions"):
         bertds.evaluate(result.run_dir, sequence_length=500)
     with pytest.raises(CheckpointError):

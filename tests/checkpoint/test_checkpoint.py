@@ -209,6 +209,9 @@ def test_a_missing_checkpoint_is_reported(tmp_path: Path) -> None:
         locate(tmp_path / "x")
     with pytest.raises(CheckpointError, match="neither a run folder nor a checkpoint"):
         locate(tmp_path)
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(CheckpointError, match="the run has no checkpoint yet"):
+        locate(tmp_path)
 
 
 def test_list_and_verify_a_run_a_checkpoint_and_a_converted_one(

@@ -196,6 +196,15 @@ def test_commands_work_on_it(
     assert bertds(["prep", "show", str(data), "-n", "1"]) == 0
     shown = capsys.readouterr().out
     assert "<s>" in shown and "\u0120" not in shown
+    # A conversion of the run, or of the export, has the files of the export.
+    for source in (run, model):
+        out = tmp_path / f"converted-{source.name}"
+        assert bertds(["convert", str(source), str(out), "--to", "hf"]) == 0
+        differing = {"README.md", "bertds_export.json"}
+        names = sorted(path.name for path in model.iterdir() if path.name not in differing)
+        assert len(names) == 4
+        for name in names:
+            assert (out / name).read_bytes() == (model / name).read_bytes(), name
     assert bertds(["convert", str(model), str(tmp_path / "dle"), "--to", "dle"]) == 2
     assert "the tokenizer is bpe" in capsys.readouterr().err
     (tmp_path / "w.txt").write_text("word\n")

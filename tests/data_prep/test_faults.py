@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import signal
@@ -82,6 +83,33 @@ def test_stopped_after_any_marker_only_the_rest_is_done(
         assert main(arguments(tmp_path / "out", wiki, vocab)) == 0
     assert made.tree(tmp_path / "out") == unbroken
     assert len(written) == len(set(written)) and len(first) == after  # nothing was done twice
+
+
+@pytest.mark.parametrize("value", ["cache", "nanotoken"])
+def test_a_preparation_of_an_earlier_version_that_names_its_tokeniser_is_resumed(
+    tmp_path: Path,
+    wiki: Path,
+    vocab: Path,
+    made: SimpleNamespace,
+    unbroken: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    value: str,
+) -> None:
+    out = tmp_path / "out"
+
+    def stop(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shuffle, "write_marker", stop)
+        with pytest.raises(Killed):
+            main(arguments(out, wiki, vocab))
+    plan = out / ".work" / "plan.json"
+    plan.write_text(json.dumps({**json.loads(plan.read_text()), "tokeniser": value}))
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenise, "write_marker", stop)  # its parts are used as they are
+        assert main(arguments(out, wiki, vocab)) == 0
+    assert made.tree(out) == unbroken
 
 
 def soaked(wiki: Path, vocab: Path) -> list[str]:
@@ -167,6 +195,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_that_looks_complete(
         (["--masked-lm-prob", "1.5"], "masked_lm_prob=1.5"),
         (["--validation-fraction", "0.9"], "--validation-fraction 0.9: allowed: 0 to 0.5"),
         (["--shard-tokens", "10"], "--shard-tokens 10"),
+        (["--seed", str(2**127)], "allowed: -2^127 to 2^127 - 1"),
         (["--licence", "x"], "--licence x: expected SOURCE=TEXT"),
         (["--licence", "books=MIT"], "--licence books=MIT: no such source; the sources are: wiki"),
         (["--dataset-name", "a/b"], "--dataset-name"),
@@ -389,3 +418,10 @@ def test_peak_memory_is_flat_when_the_input_is_ten_times_as_large(
         ]
         peaks.append(peak_megabytes(command)[0])
     assert peaks[1] < 1.25 * peaks[0], peaks
+
+
+@pytest.mark.parametrize("contents", ["", "{", "[]", "5", "{}", '{"inputs": "a", "file_bytes": 1}'])
+def test_a_damaged_marker_is_no_marker(tmp_path: Path, contents: str) -> None:
+    (tmp_path / "part").write_text("x")
+    (tmp_path / "part.json").write_text(contents)
+    assert markers.read_marker(tmp_path / "part.json", tmp_path / "part", "a") is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +13,12 @@ import pytest
 
 from bertds.data.formats.manifest import Manifest
 from bertds.errors import ConfigError, DataError, UserError
+from data_prep import prepare
 from data_prep.build_wiki_books import main
-from data_prep.sources import find_files
+from data_prep.document import Document, Unit
+from data_prep.request import PrepRequest
+from data_prep.resolve import Resolved, resolve
+from data_prep.sources import READERS, find_files
 
 Command = Callable[..., list[str]]
 
@@ -53,6 +57,16 @@ def test_an_input_in_the_output_folder_is_refused_and_kept(
     assert made.tree(tmp_path) == before
 
 
+def test_an_input_in_the_work_folder_of_a_url_is_refused(
+    tmp_path: Path, command: Command, text: str
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    given = command(Path("out"), "--text", tmp_path / "a.txt", "--work-dir", tmp_path)
+    given[given.index("--out") + 1] = f"file://{tmp_path}/out"
+    with pytest.raises(ConfigError, match=r"contains the input .*; choose .* for --work-dir"):
+        main(given)
+
+
 def test_the_vocabulary_in_the_output_folder_is_not_deleted(
     tmp_path: Path, command: Command, text: str, made: SimpleNamespace
 ) -> None:
@@ -77,6 +91,61 @@ def test_the_output_folder_in_the_input_folder_is_not_read(
         assert expected in capsys.readouterr().err
     (source,) = Manifest.load(out).sources
     assert [file["name"] for file in source["files"]] == ["a.txt"]
+
+
+def test_a_file_that_is_given_twice_is_read_once(
+    tmp_path: Path, command: Command, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text(text)
+    (tmp_path / "link.txt").symlink_to(texts / "a.txt")
+    again = [texts / "a.txt", tmp_path / "link.txt", texts / ".." / "texts"]
+    assert main(command(tmp_path / "out", "--text", texts, *again)) == 0
+    assert "3 files are given more than once for --text, and read once" in capsys.readouterr().err
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest.documents["read"] == 20
+    assert [file["name"] for file in manifest.sources[0]["files"]] == ["a.txt"]
+    # As another kind of source, its documents are others, or duplicates.
+    assert main(command(tmp_path / "two", "--text", texts, "--books", texts)) == 0
+
+
+@pytest.mark.parametrize("when", ["before it is read", "while it is read"])
+@pytest.mark.parametrize("option", ["--text", "--books"])
+def test_a_source_that_changes_meanwhile_is_refused(
+    tmp_path: Path,
+    command: Command,
+    text: str,
+    made: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    when: str,
+) -> None:
+    """A download is still in progress, or the file is cut: a part of it would be missing."""
+    path = tmp_path / "a.txt"
+    path.write_text(text)
+
+    def resolved_and_cut(request: PrepRequest) -> Resolved:
+        found = resolve(request)
+        path.write_text(text[:300])
+        return found
+
+    def read_and_cut(unit: Unit) -> Iterator[Document]:
+        yield from real(unit)
+        path.write_text(text[:300])
+
+    given = command(tmp_path / "out", option, path, "--validation-fraction", "0")
+    with monkeypatch.context() as patch:
+        if when == "before it is read":
+            patch.setattr(prepare, "resolve", resolved_and_cut)
+        else:
+            reader = {"--text": "text", "--books": "book"}[option]
+            real = READERS[reader]
+            patch.setitem(READERS, reader, read_and_cut)
+        with pytest.raises(DataError, match=r"a\.txt: changed while it was prepared; run the same"):
+            main(given)
+    path.write_text(made.article(random.Random(2)))
+    assert main(given) == 0
 
 
 def test_what_is_not_read_in_a_folder_is_listed(
@@ -133,11 +202,11 @@ def test_a_folder_that_may_not_be_read_or_written_is_a_mistake_of_the_user(
         find_files("text", [tmp_path / "a.txt"], ("line",))
 
 
-@pytest.mark.parametrize("option", ["--text", "--books", "--wiki", "--decontaminate"])
+@pytest.mark.parametrize("option", ["--text", "--books", "--wiki", "--decontaminate", "--hf"])
 def test_an_empty_name_is_not_the_current_folder(
     tmp_path: Path, command: Command, text: str, option: str
 ) -> None:
     """From a variable of a shell that is not set."""
     (tmp_path / "a.txt").write_text(text)
-    with pytest.raises(UserError, match=f"{option}: the name is empty"):
+    with pytest.raises(UserError, match=f"{option}: the value is empty"):
         main(command(tmp_path / "out", "--text", tmp_path / "a.txt", option, ""))

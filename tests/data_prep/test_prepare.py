@@ -294,6 +294,23 @@ def test_lost_or_damaged_output_is_made_again(
     assert made.tree(out) == made.tree(prepared)
 
 
+@pytest.mark.parametrize("value", ["cache", "nanotoken"])
+def test_a_folder_that_names_the_removed_tokeniser_is_finished_and_repaired(
+    prepared: Path, wiki_dump: Path, vocab: Path, tmp_path: Path, made: SimpleNamespace, value: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(prepared, out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["settings"]["tokeniser"] = value
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    before = made.tree(out)
+    assert main(arguments(out, wiki_dump, vocab)) == 0
+    assert made.tree(out) == before
+    (out / "train" / "shard_00001.h5").unlink()
+    assert main(arguments(out, wiki_dump, vocab)) == 0
+    assert made.tree(out) == made.tree(prepared)
+
+
 def test_a_damaged_manifest_is_refused_and_overwritten(
     tmp_path: Path, wiki_dump: Path, vocab: Path
 ) -> None:

@@ -12,7 +12,7 @@ from data_prep.build_wiki_books import main
 from data_prep.option_parser import option_parser
 from data_prep.options import parse_args
 from data_prep.prepare import forecast, prepare
-from data_prep.request import CHOICES, PrepRequest
+from data_prep.request import CHOICES, REMOVED_OPTIONS, PrepRequest
 
 
 def test_a_function_call_writes_what_the_command_writes(
@@ -44,7 +44,7 @@ def test_a_function_call_writes_what_the_command_writes(
 def test_each_field_has_an_option_and_the_help_names_its_default() -> None:
     actions = {action.dest: action for action in option_parser(full=True)._actions}
     wanted = {field.name: field.default for field in fields(PrepRequest)}
-    extra = {"executor", "dry_run", "debug", "help", "help_all"}
+    extra = {"executor", "dry_run", "debug", "help", "help_all", *REMOVED_OPTIONS}
     assert actions.keys() - extra == wanted.keys()
     for name, default in wanted.items():
         given = re.search(r"\(([\w.-]+)\)$", actions[name].help or "")
@@ -58,6 +58,13 @@ def test_an_option_that_is_not_given_keeps_the_default() -> None:
     assert command == (request, "local", False)
     cased = parse_args(["--text", "a", "--vocab", "v", "--out", "o", "--cased", "--ngram", "3"])
     assert (cased.request.lower_case, cased.request.ngram) == (False, 3)
+
+
+@pytest.mark.parametrize("given", ["--tokeniser nanotoken", "--tokeniser=cache", "--tokeniser"])
+def test_a_removed_option_is_refused_with_the_reason_and_what_to_do(given: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--tokeniser was removed: .*2 % in speed; omit it"):
+        parse_args(f"--text a --vocab v --out o {given}".split())
+    assert "tokeniser" not in option_parser(full=True).format_help()
 
 
 @pytest.mark.parametrize(

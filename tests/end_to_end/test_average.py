@@ -1,4 +1,7 @@
-"""A run that keeps a moving average of its weights: saved, validated, scored, exported, resumed."""
+"""A run that keeps a moving average of its weights: saved, validated, scored, exported.
+
+A run that is stopped after every step and one on two processes are in test_train.py.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,9 @@ from bertds.checkpoint.format import CheckpointReader
 from bertds.cli import main as bertds
 from bertds.pretrained.load import load_pretrained
 from bertds.train import entry
-from tests.support.fork_server import ForkServer
-from tests.support.read_runs import assert_same_state, newest, read_lines
+from tests.support.read_runs import assert_same_state, averages, newest, read_lines
 
 AVERAGE = "schedule.ema_decay=0.6"
-
-
-def averages(run: Path) -> dict[str, torch.Tensor]:
-    reader = newest(run)
-    return {
-        name: reader.read(name, "average", 0, torch.Size(shape).numel())
-        for name, shape in reader.shapes.items()
-    }
 
 
 def test_validation_evaluate_and_export_use_the_average(
@@ -75,32 +69,6 @@ def test_it_does_not_change_the_training(command: Callable[..., list[str]], tmp_
     assert entry(command("without", *extra)) == 0
     assert_same_state(tmp_path / "with", tmp_path / "without")
     assert not newest(tmp_path / "without").has_average()
-
-
-def test_stopped_after_every_step_it_equals_that_of_an_uninterrupted_run(
-    command: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    extra = [AVERAGE, "deepspeed.zero_optimization.stage=1"]
-    assert entry(command("whole", *extra)) == 0
-    codes = [entry(command("broken", *extra, "run.max_hours=0")) for _ in range(6)]
-    assert codes == [75, 75, 75, 75, 75, 0]
-    whole, broken = averages(tmp_path / "whole"), averages(tmp_path / "broken")
-    assert all(whole[name].equal(broken[name]) for name in whole)
-
-
-@pytest.mark.slow
-def test_on_two_processes_it_equals_that_of_one(
-    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    stages = [[AVERAGE, f"deepspeed.zero_optimization.stage={stage}"] for stage in (1, 3)]
-    assert entry(command("one", *stages[0])) == 0
-    for number, extra in enumerate(stages):
-        two = command(f"two{number}", *extra)
-        assert fork_server.run(two, 2, output=tmp_path)[0] == 0
-    one = averages(tmp_path / "one")
-    for number in range(2):
-        for name, average in averages(tmp_path / f"two{number}").items():
-            torch.testing.assert_close(average, one[name], rtol=1e-4, atol=1e-6)
 
 
 def test_a_run_that_starts_to_average_begins_with_its_weights(

@@ -46,14 +46,9 @@ def on_instances(arguments: list[str], folder: Path, vocab: Path) -> list[str]:
     return [*kept, f"data.path={folder}", f"data.vocab={vocab}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("door", "optimizer"),
-    [
-        pytest.param("NVIDIA HDF5", "Lamb", marks=pytest.mark.slow),
-        pytest.param("token shards", "Lamb", marks=pytest.mark.slow),
-        pytest.param("token shards", "AdamW", marks=pytest.mark.slow),
-        pytest.param("NVIDIA HDF5", "AdamW", marks=pytest.mark.slow),
-    ],
+    ("door", "optimizer"), [("NVIDIA HDF5", "Lamb"), ("token shards", "AdamW")]
 )
 def test_2_1_3_2_processes_and_stages_1_2_0(
     fork_server: ForkServer,

@@ -74,6 +74,28 @@ def test_calibration_separates_the_optimizer_and_what_each_micro_batch_moves(
     assert old.memory_rate is None and old.rate == pytest.approx(2 * flops / 0.92)
 
 
+@pytest.mark.parametrize("changes", [{}, {"average": True}, {"bucket": 1000}])
+def test_what_the_plan_counts_is_no_part_of_the_base(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """A run that is planned from its own measurements needs what it was measured to need."""
+    tokens = 112
+    lines = [train_line(n, samples=32 * n, tokens=32 * n * tokens) for n in range(1, 6)]
+    run = make_run(tmp_path / "run", lines)
+    add_vocabulary(run, 1000)
+    if changes.get("average"):
+        recipe = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(
+            recipe.replace("schedule: {", "schedule: {ema_decay: 0.99, ")
+        )
+    settings = json.loads((run / "deepspeed.json").read_text())
+    settings["zero_optimization"] = {"stage": 1}
+    if "bucket" in changes:
+        settings["zero_optimization"]["reduce_bucket_size"] = changes["bucket"]
+    (run / "deepspeed.json").write_text(json.dumps(settings))
+    assert planned(run, run).memory_gib == pytest.approx(lines[0]["memory_gib"], rel=1e-6)
+
+
 MIDDLE = ["model.hidden_size=384", "model.num_attention_heads=6", "model.intermediate_size=1536"]
 
 

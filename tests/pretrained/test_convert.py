@@ -3,15 +3,18 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from bertds.cli import main
+from bertds.pretrained.convert import convert
 from bertds.pretrained.open_any import opened
-from tests.support.bert_folder import assert_equal, weights
+from tests.support.bert_folder import VOCABULARY, assert_equal, weights
 
 
 def test_hugging_face_and_dle_round_trips_are_bit_equal(folder: Path, tmp_path: Path) -> None:
@@ -29,6 +32,83 @@ def test_hugging_face_and_dle_round_trips_are_bit_equal(folder: Path, tmp_path: 
     assert_equal(weights(folder), weights(tmp_path / "back"))
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert config["hidden_act"] == "gelu_new" and config["vocab_size"] == 31
+
+
+def settings_of(folder: Path) -> tuple[int, dict[str, Any]]:
+    """The padding token of a Hugging Face folder, and its tokenizer_config.json."""
+    pad = json.loads((folder / "config.json").read_text())["pad_token_id"]
+    return pad, json.loads((folder / "tokenizer_config.json").read_text())
+
+
+def test_the_padding_token_is_kept(folder: Path, tmp_path: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"pad_token_id": 3}))
+    assert main(["convert", str(folder), str(tmp_path / "copy"), "--to", "hf"]) == 0
+    assert settings_of(tmp_path / "copy")[0] == 3
+    for wrong in (None, "3", True, -1, 31):
+        (folder / "config.json").write_text(json.dumps(values | {"pad_token_id": wrong}))
+        with opened(folder) as model:
+            assert model.pad_token_id == 0
+    # Another vocabulary may have its padding elsewhere.
+    tokens = [*VOCABULARY[1:5], "[PAD]", "new"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    vocab = ["--vocab", str(tmp_path / "vocab.txt")]
+    assert main(["extend", str(folder), str(tmp_path / "other"), *vocab]) == 0
+    assert settings_of(tmp_path / "other")[0] == 4
+
+
+@pytest.mark.parametrize("cased", [False, True])
+def test_a_missing_tokenizer_config_is_written_as_the_vocabulary_was_used(
+    folder: Path, tmp_path: Path, cased: bool
+) -> None:
+    """The run knows it best, then ``--cased``, then the vocabulary itself."""
+    out = tmp_path / "out"
+    upper = [token.replace("w", "W") if cased else token for token in VOCABULARY]
+    (folder / "vocab.txt").write_text("\n".join(upper) + "\n")
+    assert main(["convert", str(folder), str(out), "--to", "hf"]) == 0
+    assert settings_of(out)[1]["do_lower_case"] is not cased
+    # A vocabulary without upper-case words, whose text kept its case and lost its accents.
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    tokenizer = {"lower_case": not cased, "strip_accents": cased, "chinese_characters": False}
+    with opened(folder) as model:
+        trained = replace(model, manifest={"tokenizer": tokenizer})
+        convert(trained, "hf", out, overwrite=True)
+    found = settings_of(out)[1]
+    assert (found["do_lower_case"], found["strip_accents"]) == (not cased, cased)
+    assert found["tokenize_chinese_chars"] is False
+    given = ["--cased"] if cased else []
+    assert main(["convert", str(folder), str(out), "--to", "hf", "--overwrite", *given]) == 0
+    assert settings_of(out)[1]["do_lower_case"] is not cased
+
+
+def test_an_export_of_a_hugging_face_folder_has_none_of_its_other_files(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / "thesis.tex").write_text("precious")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"label": "old"}))
+    assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out" / "thesis.tex").exists()
+    assert "label" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    assert_equal(weights(folder), weights(tmp_path / "out"))
+
+
+def test_a_byte_level_bpe_without_a_tokenizer_config_keeps_its_special_tokens(
+    folder: Path, tmp_path: Path
+) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoTokenizer
+
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnopqrstuvwxyz"]
+    built = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, []))
+    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    built.add_special_tokens(names[:5])
+    (folder / "vocab.txt").unlink()
+    built.save(str(folder / "tokenizer.json"))
+    assert main(["convert", str(folder), str(tmp_path / "out"), "--to", "hf"]) == 0
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (loaded.pad_token_id, loaded.mask_token_id, len(loaded)) == (1, 4, 31)
+    assert loaded("cab")["input_ids"] == [0, 7, 5, 6, 2]
 
 
 @pytest.mark.slow

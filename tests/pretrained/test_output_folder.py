@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
 
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from bertds.errors import BertdsError
 from bertds.pretrained.output_folder import fresh_folder
+from bertds.system.atomic_files import atomic_path, os_error_of
+
+
+def test_a_full_disk_is_named_whichever_library_writes(tmp_path: Path) -> None:
+    """safetensors is in Rust, and raises an exception of its own."""
+    with pytest.raises(SafetensorError) as caught:
+        save_file({"a": torch.zeros(1)}, tmp_path / "missing" / "file")
+    found = os_error_of(caught.value)
+    assert found is not None and found.errno == errno.ENOENT
+    out = tmp_path / "model"
+    text = str(caught.value).replace("(os error 2)", f"(os error {errno.ENOSPC})")
+    for writing in (fresh_folder, atomic_path):
+        with pytest.raises(BertdsError, match=f"^{out}: the disk is full"), writing(out):
+            raise SafetensorError(text)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_leftovers_of_killed_processes_are_removed_and_those_of_running_ones_kept(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import bertds
 from bertds.cli import main
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import CheckpointError
+from bertds.pretrained.load import load_pretrained
 from bertds.pretrained.transformers_api import MODELS, hub_id, resolve
+from tests.support.bert_folder import SIZES, write_bert
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +144,30 @@ def test_from_pretrained_gives_transformers_models(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="task='translation': unknown"):
         bertds.from_pretrained(folder, task="translation")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", b"cut off", "header"),
+        ("config.json", b'{"model_type": "bert"}', "config.json: vocab_size=None, not a number"),
+        (
+            "config.json",
+            json.dumps({**SIZES, "model_type": "bert", "num_hidden_layers": 3}).encode(),
+            "the weights have 2 encoder layers",
+        ),
+    ],
+)
+def test_a_damaged_folder_is_named_by_both_ways_to_load_it(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    folder = write_bert(tmp_path / "model")
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"^{folder}.*{message}"):
+        load_pretrained(folder)
+    if name == "model.safetensors":
+        with pytest.raises(CheckpointError, match=f"^{folder}: cannot be loaded as .*{message}"):
+            bertds.from_pretrained(folder)
 
 
 def test_real_weights_load_by_folder(shared_data: Path) -> None:

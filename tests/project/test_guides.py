@@ -39,7 +39,6 @@ NOT_HERE = {
     ("python", "benchmarks/filters.py"): "a measurement; tests/benchmarks",
     ("python", "benchmarks/ingredients.py"): "trains for hours",
     ("python", "benchmarks/prep.py"): "a measurement; tests/benchmarks",
-    ("python", "benchmarks/prep_commits.py"): "a measurement of two commits",
     ("python", "benchmarks/prep_rows.py"): "a measurement; tests/benchmarks",
     ("python", "benchmarks/prep_scaling.py"): "a measurement; tests/benchmarks",
     ("python", "tests/end_to_end/soak/kill_preparation.py"): "runs for hours",

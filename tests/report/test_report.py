@@ -153,6 +153,30 @@ def test_a_folder_that_is_not_a_run_is_refused(
     assert "no metrics yet" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_run_may_have_a_name_in_any_script(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, [train_line(s) for s in (10, 20)]) for name in ("日本", "b")]
+    assert command(["report", *map(str, runs), "--out", str(tmp_path / "r")]) == 0
+    assert "日本" in (tmp_path / "r/index.html").read_text(encoding="utf-8")
+
+
+def test_a_page_of_the_users_own_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", [train_line(step) for step in (10, 20)])
+    page_file = tmp_path / "site" / "index.html"
+    page_file.parent.mkdir()
+    page_file.write_text("<h1>my page</h1>")
+    words = ["report", str(run), "--out", str(page_file.parent)]
+    assert command(words) == 2
+    assert f"{page_file}: is not a report of bertds" in capsys.readouterr().err
+    assert page_file.read_text() == "<h1>my page</h1>"
+    assert [path.name for path in page_file.parent.iterdir()] == ["index.html"]
+    page_file.unlink()
+    assert command(words) == command(words) == 0  # a report replaces an earlier one
+    assert 'content="bertds"' in page_file.read_text()
+
+
 def test_time_in_updates_is_next_to_the_stalls_if_lines_have_it(tmp_path: Path) -> None:
     lines = [train_line(step, optimizer_seconds=1.8) for step in range(10, 101, 10)]
     lines[0].pop("optimizer_seconds")  # written before the run was continued by a newer version

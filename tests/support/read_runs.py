@@ -34,14 +34,15 @@ def saved_steps(run: Path) -> list[int]:
     return [int(folder.name[5:]) for folder in step_folders(run / "checkpoints")]
 
 
-def assert_same_state(first: Path, second: Path) -> None:
-    """Weights and moments equal bit for bit."""
+def assert_same_state(first: Path, second: Path, *, average: bool = False) -> None:
+    """Weights and moments equal bit for bit; with ``average``, their moving averages too."""
     one, two = newest(first), newest(second)
+    kinds = ("weight", "exp_avg", "exp_avg_sq", *(("average",) if average else ()))
     assert one.shapes == two.shapes and one.manifest["step"] == two.manifest["step"]
     different = [
         (name, kind)
         for name, shape in one.shapes.items()
-        for kind in ("weight", "exp_avg", "exp_avg_sq")
+        for kind in kinds
         if not one.read(name, kind, 0, torch.Size(shape).numel()).equal(
             two.read(name, kind, 0, torch.Size(shape).numel())
         )
@@ -51,6 +52,15 @@ def assert_same_state(first: Path, second: Path) -> None:
 
 def weights(run: Path) -> dict[str, Any]:
     return dict(newest(run).weights())
+
+
+def averages(run: Path) -> dict[str, torch.Tensor]:
+    """The moving average of each weight, flat."""
+    reader = newest(run)
+    return {
+        name: reader.read(name, "average", 0, torch.Size(shape).numel())
+        for name, shape in reader.shapes.items()
+    }
 
 
 def assert_same_weights(first: Path, second: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -130,6 +131,23 @@ def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
 
     assert guarded(main, []) == 130
     assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+
+
+def test_after_ctrl_c_a_terminal_shows_its_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live display, interrupted while it begins or ends, leaves it hidden."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def main(_: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    for terminal, expected in (("xterm", "\x1b[?25h"), ("dumb", "")):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        monkeypatch.setenv("TERM", terminal)
+        assert guarded(main, []) == 130
+        assert sys.stderr.getvalue() == expected  # type: ignore[attr-defined]
 
 
 def test_ctrl_c_in_a_callback_of_the_interpreter_is_not_lost(

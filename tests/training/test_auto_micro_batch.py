@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bertds.config.recipe import Config, DataConfig, ModelConfig
+from bertds.config.recipe import Config, DataConfig, ModelConfig, ScheduleConfig
 from bertds.config.run_settings import RunConfig
+from bertds.cost_model.flops import parameter_count
 from bertds.distributed.rank_info import RankInfo
 from bertds.engine.ds_config import check_deepspeed_values
 from bertds.errors import ConfigError
@@ -70,6 +71,20 @@ def test_the_result_fits_and_the_next_larger_one_does_not(model) -> None:
         assert found in divisors
 
 
+def test_what_does_not_depend_on_the_rows_is_that_of_the_check_before_a_run(model) -> None:
+    """The moving average and the communication buckets count here as in ``will_it_fit``."""
+    device = torch.device("cpu")
+
+    def kept(decay: float, **zero: int) -> float:
+        config = replace(recipe(None), schedule=ScheduleConfig(ema_decay=decay))
+        given = settings(zero_optimization={"stage": 1, **zero})
+        return auto_micro_batch.state_bytes(model, config, given, ALONE, device)
+
+    count = parameter_count(MODEL, 101)
+    assert kept(0.99) - kept(0.0) == 4 * count  # one float32 number per parameter
+    assert kept(0.0) - kept(0.0, reduce_bucket_size=10) == 4 * (count - 10)
+
+
 def test_memory_grows_linearly_with_the_rows(model) -> None:
     device = torch.device("cpu")
     sizes = [
@@ -101,10 +116,12 @@ def test_the_result_is_saved_with_the_facts_it_depends_on(model, cache, monkeypa
     find(model, recipe(8.0), settings(bf16={"enabled": True}))
     find(model, recipe(8.0), settings(batch=48))
     find(model, recipe(7.0), settings())
-    assert len(searched) == 4
+    find(model, replace(recipe(8.0), schedule=ScheduleConfig(ema_decay=0.99)), settings())
+    find(model, recipe(8.0), settings(zero_optimization={"stage": 0, "reduce_bucket_size": 10}))
+    assert len(searched) == 6
     cache.write_text("{ damaged")
     assert find(model, recipe(8.0), settings()) == first
-    assert len(searched) == 5
+    assert len(searched) == 7
 
 
 def test_a_model_that_cannot_fit_is_refused_with_figures(model) -> None:

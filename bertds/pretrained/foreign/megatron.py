@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import CheckpointError
 from bertds.pretrained.foreign import parameter_names
-from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
-from bertds.system.atomic_files import write_json
+from bertds.pretrained.hf_folder import tokenizer_files, write_hf_folder
+from bertds.pretrained.output_folder import fresh_folder
 
 
 class MegatronBert:
@@ -80,11 +81,13 @@ class MegatronBert:
 
     def write(self, out: Path, *, cased: bool, overwrite: bool = False) -> None:
         """Write a Hugging Face folder; ``overwrite`` replaces an earlier conversion."""
-        from safetensors.torch import save_file
-
         if self.vocab is None:
             raise CheckpointError("vocab.txt is missing next to the checkpoint; give --vocab FILE")
         with fresh_folder(out, overwrite=overwrite) as folder:
-            write_json(folder / "config.json", self.config)
-            save_file(self.weights, folder / "model.safetensors", metadata={"format": "pt"})
-            copy_tokenizer(self.vocab.parent, folder, self.config["max_position_embeddings"], cased)
+            write_hf_folder(
+                folder,
+                self.config,
+                self.weights,
+                tokenizer_files(self.vocab.parent),
+                WordPieceRules.of(lower_case=False) if cased else None,
+            )

@@ -106,6 +106,7 @@ def test_other_formats_are_streamed(tmp_path: Path) -> None:
 
 def test_a_missing_dataset_is_one_line_with_the_remedy(wikipedia: Path) -> None:
     for given, message in (
+        (str(wikipedia / "README.md"), "is a file; use --parquet, --jsonl or --text"),
         (str(wikipedia), r"20231101\.en.*20231101\.simple.*NAME:CONFIG"),
         (f"{wikipedia}:20231101.xx", r"20231101\.xx.*not found.*Available"),
         ("/nowhere/at/all", "no such folder"),

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from bertds.data.formats.manifest import Manifest
-from bertds.data.tokenizer_json import WordPieceRules
 from bertds.data.vocabulary import load_tokenizer_info, read_vocabulary
+from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import DataError
 from data_prep.build_wiki_books import main
 from data_prep.stages.vocabulary import choose_alphabet
