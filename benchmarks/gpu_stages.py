@@ -186,6 +186,7 @@ def own_attention(
         LONGEST_ROW,
         attend_short_rows,
         attend_short_rows_backward,
+        is_large_enough,
     )
 
     starts, longest = micro_batch.cu_seqlens.to(qkv.device), micro_batch.max_seqlen
@@ -202,7 +203,7 @@ def own_attention(
             attend_long_rows_backward(upstream, qkv, attended, starts, longest, dropout, keys)
 
         variants = {"fused layers'": long}
-        if longest <= LONGEST_ROW:
+        if longest <= LONGEST_ROW and is_large_enough(qkv.device):
             variants = {"fused layers'": short, "the same in blocks": long}
         for name, both in variants.items():
             found[f"{name}, dropout {dropout}"] = {
