@@ -77,14 +77,13 @@ style: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	@mkdir -p bench
 	$(BIN)/python benchmarks/loader.py $(if $(DATA),--data $(DATA)) --seconds 2 \
-	  --json bench/loader.json --picture bench/loader.png
-	$(BIN)/python benchmarks/optimizer.py --sizes base --repeats 10 --json bench/optimizer.json \
-	  --picture bench/optimizer.png
+	  --json bench/loader.json
+	$(BIN)/python benchmarks/optimizer.py --sizes base --repeats 10 --json bench/optimizer.json
 	$(BIN)/python benchmarks/train_step.py $(if $(DATA),--data $(DATA)) --model mini --rows 16 \
-	  --steps 4 --precisions fp32 bf16 --memory --json bench/train_step.json --picture bench/train_step.png
+	  --steps 4 --precisions fp32 bf16 --memory --json bench/train_step.json
 	$(BIN)/python benchmarks/scaling.py $(if $(DATA),--data $(DATA)) --processes 1 2 --stages 1 2 \
-	  --steps 2 --accumulation 4 --json bench/scaling.json --picture bench/scaling.png
-	$(BIN)/python benchmarks/prep.py --json bench/prep.json --picture bench/prep.png
+	  --steps 2 --accumulation 4 --json bench/scaling.json
+	$(BIN)/python benchmarks/prep.py --json bench/prep.json
 	@echo "bench/"
 
 # Prints a table after each stage; what is cut off keeps what it has. ARGS="--minutes 4" and such.

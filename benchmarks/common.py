@@ -1,4 +1,4 @@
-"""What every benchmark records: machine, versions, date and command. Also draws the pictures."""
+"""What every benchmark records: machine, versions, date and command. Also saves pictures."""
 
 from __future__ import annotations
 
@@ -118,28 +118,19 @@ def median_ratio(ours: list[float], theirs: list[float]) -> float:
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
 
 
-def add_result_options(parser: argparse.ArgumentParser, picture: bool = True) -> None:
-    """Add what every benchmark takes for its result: a note, a JSON file, and mostly a picture."""
+def add_result_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every benchmark takes for its result: a note and a JSON file."""
     parser.add_argument(
         "--note", default="", help="a remark for the result, such as 'shared machine'"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE")
-    if not picture:
-        return
-    parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help="also draw it to FILE (PNG, SVG)"
-    )
 
 
 def footer(result: dict[str, Any]) -> str:
     """Return the last lines of a table: machine and load, versions."""
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    return f"{where(result)}\n{versions}"
-
-
-def where(result: dict[str, Any]) -> str:
-    """Return what was measured on, for a table or a title."""
-    return f"{result['machine']}, {result['cores']} cores, load {result['load_average']}"
+    where = f"{result['machine']}, {result['cores']} cores, load {result['load_average']}"
+    return f"{where}\n{versions}"
 
 
 def write_result(result: dict[str, Any], path: Path | None) -> None:

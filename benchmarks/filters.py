@@ -1,7 +1,7 @@
 """Speed of each preparation filter, in MB of text per CPU-second of one process.
 
     python benchmarks/filters.py --wiki extracted/ --test-file dev-v1.1.json.gz
-        [--json FILE] [--picture FILE.png]
+        [--json FILE]
 
 For each installed language identifier, also the number of longer articles that it takes for
 English.
@@ -22,12 +22,10 @@ if not __package__:
 from benchmarks.common import (
     PREPARATION_PACKAGES,
     add_result_options,
-    draw,
     footer,
     host_facts,
     write_result,
 )
-from benchmarks.prep_pictures import filter_bars
 from data_prep.selection.decontaminate import Overlaps, read_test_files
 from data_prep.selection.language import is_in
 from data_prep.selection.minhash import MinHashSettings, band_hashes
@@ -158,7 +156,6 @@ def main(argv: list[str] | None = None) -> int:
     result |= measure(texts_of(args.wiki, args.megabytes), args.test_file)
     show(result)
     write_result(result, args.json)
-    draw(args.picture, filter_bars(result))
     return 0
 
 

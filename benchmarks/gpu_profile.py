@@ -14,7 +14,6 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ if not __package__:
 
 import itertools
 
-from benchmarks.common import add_result_options, draw, facts, footer, write_result
+from benchmarks.common import add_result_options, facts, footer, write_result
 from benchmarks.train_step import MODELS, OURS, Case, Contender, read_batches
 
 PARTS = ("forward", "backward", "step")
@@ -114,24 +113,6 @@ def medians(result: dict[str, Any]) -> dict[str, list[float]]:
     return found
 
 
-def paint(result: dict[str, Any]) -> Callable[[Any], None]:
-    """Draw both sides of a step, one above the other."""
-
-    def onto(figure: Any) -> None:
-        axes = figure.subplots()
-        for place, values in medians(result).items():
-            left = 0.0
-            for index, value in enumerate(values):
-                axes.barh(place, value, left=left, color=f"C{index}")
-                axes.text(left + value / 2, place, PARTS[index], ha="center", va="center")
-                left += value
-        axes.set_xlabel(
-            f"ms per step, {result['model']}, {result['rows']} rows of {result['length']}"
-        )
-
-    return onto
-
-
 def show(result: dict[str, Any]) -> None:
     """Print the table."""
     print(f"{result['model']}, {result['rows']} rows of {result['length']}, median ms of a step")
@@ -167,7 +148,6 @@ def main(argv: list[str] | None = None) -> int:
     result = {**facts("gpu_profile.py", argv, args.note), "model": args.model, **measure(case)}
     show(result)
     write_result(result, args.json)
-    draw(args.picture, paint(result))
     return 0
 
 

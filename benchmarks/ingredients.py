@@ -80,6 +80,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each run")
     parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS), metavar="NAME")
     add_result_options(parser)
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="also draw it to FILE (PNG, SVG)"
+    )
     arguments = parser.parse_args(argv)
     result = facts("ingredients.py", argv, arguments.note)
     result |= {"steps": arguments.steps, "tokens_per_step": 2048, "runs": {}}

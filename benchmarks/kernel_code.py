@@ -241,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
         default="90",
         help="compute capability that is compiled for (default: %(default)s, an H100)",
     )
-    add_result_options(parser, picture=False)
+    add_result_options(parser)
     arguments = parser.parse_args(argv)
     result = host_facts("kernel_code.py", argv, arguments.note, ("torch", "triton"))
     result |= {"capability": arguments.capability, "kernels": measure(arguments.capability)}

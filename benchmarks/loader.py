@@ -2,7 +2,6 @@
 
 ```text
 python benchmarks/loader.py [--data PREPARED_FOLDER] [--seconds 3] [--json FILE]
-    [--picture FILE.png]
 ```
 
 Timed at 128 and at 512 tokens (20 and 80 predictions):
@@ -41,7 +40,7 @@ if not __package__:
 
 import numpy as np
 
-from benchmarks.common import add_result_options, draw, facts, write_result
+from benchmarks.common import add_result_options, facts, write_result
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.recipe import DataConfig
 from bertds.config.row_settings import RowSettings
@@ -224,24 +223,6 @@ def show(result: dict[str, Any]) -> None:
     print(f"{result['data']}; {result['machine']}, load {result['load_average']}")
 
 
-def paint(result: dict[str, Any]) -> Any:
-    """Return a function that draws rows per second, and the targets as lines."""
-
-    def fill(figure: Any) -> None:
-        for axes, length in zip(figure.subplots(1, 2), ("128", "512"), strict=True):
-            rates = result["rows_per_second"][length]
-            axes.barh(list(rates), list(rates.values()))
-            for index, name in enumerate(rates):
-                if name in TARGETS:
-                    goal = TARGETS[name][length == "512"]
-                    axes.plot([goal, goal], [index - 0.4, index + 0.4], "k--")
-            axes.invert_yaxis()
-            axes.set_title(f"{length} tokens (dashed: target)")
-            axes.set_xlabel("rows per CPU-second")
-
-    return fill
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Rows per second and core of the data loader.")
@@ -264,7 +245,6 @@ def main(argv: list[str] | None = None) -> int:
     }
     show(result)
     write_result(result, args.json)
-    draw(args.picture, paint(result), width=11.0)
     return 0
 
 

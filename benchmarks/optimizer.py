@@ -5,7 +5,7 @@ CPU, and Triton kernels on a GPU. On a GPU, DeepSpeed's FusedAdam and FusedLamb 
 FusedLamb runs tensor by tensor, because it has no other mode.
 
     python benchmarks/optimizer.py [--sizes base large] [--repeats 20]
-        [--json FILE] [--picture FILE.png]
+        [--json FILE]
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 
-from benchmarks.common import add_result_options, draw, facts, write_result
+from benchmarks.common import add_result_options, facts, write_result
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.partition import Partition, Slice
 from bertds.optim.weight_decay import is_decayed
@@ -167,27 +166,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"  {name:<22} {median:>10.1f} {best:>10.1f} {ratio:>28.2f}")
         result["sizes"][size] = rows
     write_result(result, arguments.json)
-    draw(arguments.picture, paint(result))
     return 0
-
-
-def paint(result: dict[str, Any]) -> Any:
-    """Return a function that draws the median milliseconds of a step, one group of bars a size."""
-
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
-        sizes = result["sizes"]
-        names = list(next(iter(sizes.values())))
-        for number, name in enumerate(names):
-            places = [index + number * 0.8 / len(names) for index in range(len(sizes))]
-            heights = [rows[name]["median_ms"] for rows in sizes.values()]
-            axes.bar(places, heights, 0.8 / len(names), align="edge", label=name)
-        axes.set_xticks([index + 0.4 for index in range(len(sizes))], [f"BERT-{s}" for s in sizes])
-        axes.set_ylabel("milliseconds per optimizer step, median")
-        axes.set_title(f"{result['machine']}, {result['threads']} threads")
-        axes.legend(fontsize=8)
-
-    return fill
 
 
 if __name__ == "__main__":

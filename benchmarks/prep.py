@@ -7,8 +7,7 @@
 All numbers are per CPU-second of one process, because the machine may be shared, and the best of
 the repetitions. Compiled code is loaded beforehand. ``--nvidia`` takes the folder of
 create_pretraining_data.py from NVIDIA DeepLearningExamples. It runs our preparation and theirs
-alternately on the same text instead; see prep_paired.py. ``--json FILE`` and ``--picture FILE.png``
-keep the result.
+alternately on the same text instead; see prep_paired.py. ``--json FILE`` keeps the result.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from benchmarks.common import (
     PREPARATION_PACKAGES,
     add_result_options,
-    draw,
     footer,
     host_facts,
     versions_in,
@@ -37,7 +35,6 @@ from benchmarks.common import (
 )
 from benchmarks.made_up import write_corpus
 from benchmarks.prep_paired import paired
-from benchmarks.prep_pictures import YARDSTICK, ratio_bars, stage_bars
 from bertds.data.formats.manifest import Manifest
 from bertds.data.vocabulary import load_tokenizer_info, read_vocabulary
 from bertds.data.wordpiece_pipeline import wordpiece_pipeline
@@ -112,7 +109,7 @@ def text_rows(
     )
     flat = [i for one in encoded for i in one.ids]
     equal = ids[: len(flat)].tolist() == flat
-    rows.append({"stage": YARDSTICK, "mb": size, "seconds": seconds, "ids_equal": equal})
+    rows.append({"stage": "(tokenizers alone)", "mb": size, "seconds": seconds, "ids_equal": equal})
     return rows, documents
 
 
@@ -253,7 +250,6 @@ def main(argv: list[str] | None = None) -> int:
             result["stages"] = stages(args)
         show_stages(result)
     write_result(result, args.json)
-    draw(args.picture, ratio_bars(result) if args.nvidia else stage_bars(result), width=9.0)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Speed of rows from token shards on one core: pairs and masks alone, NVIDIA's layout, files.
 
     python benchmarks/prep_rows.py --data PREPARED
-        [--json FILE] [--picture FILE.png]
+        [--json FILE]
 
 Times are CPU-seconds of one process, the best of the repetitions. Compiled code is loaded
 beforehand. "pairs and masks" are the samples and masked rows in memory, without padding. "laid out"
@@ -26,12 +26,10 @@ if not __package__:
 from benchmarks.common import (
     PREPARATION_PACKAGES,
     add_result_options,
-    draw,
     footer,
     host_facts,
     write_result,
 )
-from benchmarks.prep_pictures import PAIRS_AND_MASKS, PROMISED_ROWS, row_bars
 from bertds.config.row_settings import RowSettings
 from bertds.data.formats.manifest import Manifest
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
@@ -41,6 +39,9 @@ from bertds.data.samples.flat_rows import flat_instances, place_flat_rows
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 
 _SEED = 12345
+PAIRS_AND_MASKS = "pairs and masks"
+PROMISED_ROWS = {"128:20": 150_000, "512:80": 60_000}
+"""Rows per CPU-second of :data:`PAIRS_AND_MASKS`."""
 
 
 def best_of(work: Callable[[], int], repeat: int) -> tuple[float, int]:
@@ -150,7 +151,6 @@ def main(argv: list[str] | None = None) -> int:
         result["rates"] += rates(shards, tokenizer, tokens, predictions, args.repeat)
     show(result)
     write_result(result, args.json)
-    draw(args.picture, row_bars(result), width=12.0)
     return 0
 
 

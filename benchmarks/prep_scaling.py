@@ -1,7 +1,7 @@
 """Time and memory of preparation for 1, 4 and 16 times the corpus, and with one and two workers.
 
     python benchmarks/prep_scaling.py --wiki EXTRACTED --vocab vocab.txt
-        [--json FILE] [--picture FILE.png]
+        [--json FILE]
 
 The corpus is plain text. Its copies differ in one word per document, so that none is a duplicate.
 Memory is the largest resident set of any process, as counted by the system. Each worker is a
@@ -29,13 +29,11 @@ if not __package__:
 from benchmarks.common import (
     PREPARATION_PACKAGES,
     add_result_options,
-    draw,
     footer,
     host_facts,
     write_result,
 )
 from benchmarks.prep_paired import write_text
-from benchmarks.prep_pictures import sizes_and_workers
 
 _SCRIPT = Path(__file__).resolve().parents[1] / "data_prep" / "build_wiki_books.py"
 # Runs the preparation in a process of its own; says what it and its workers used.
@@ -190,7 +188,6 @@ def main(argv: list[str] | None = None) -> int:
     result |= measure(args)
     show(result)
     write_result(result, args.json)
-    draw(args.picture, sizes_and_workers(result), width=12.0 if result["two_workers"] else 9.0)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 ```text
 python benchmarks/scaling.py [--data PREPARED_FOLDER] [--model mini] [--processes 1 2 4]
-    [--stages 1] [--json FILE] [--picture FILE.png]
+    [--stages 1] [--json FILE]
 ```
 
 Each process has one thread and the same work for any number of processes. The scaling of the
@@ -30,7 +30,7 @@ if not __package__:
 import torch
 
 from benchmarks.collectives import Count, counting
-from benchmarks.common import add_result_options, draw, facts, matrix_rate, write_result
+from benchmarks.common import add_result_options, facts, matrix_rate, write_result
 from benchmarks.contender import MODELS, PREDICTIONS, open_rows
 from bertds.config.recipe import ModelConfig
 from bertds.cost_model.memory import Shape
@@ -206,28 +206,6 @@ def show(result: dict[str, Any]) -> None:
         )
 
 
-def paint(result: dict[str, Any]) -> Any:
-    """Return a function that draws both scalings."""
-
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
-        for stage in sorted({line["stage"] for line in result["lines"]}):
-            lines = [line for line in result["lines"] if line["stage"] == stage]
-            numbers = [line["processes"] for line in lines]
-            axes.plot(
-                numbers, [line["scaling"] for line in lines], "o-", label=f"training, ZeRO {stage}"
-            )
-        axes.plot(
-            numbers, [line["matrix_scaling"] for line in lines], "s--", label="matrices alone"
-        )
-        axes.plot(numbers, numbers, ":", color="gray", label="as many times")
-        axes.set_xlabel(f"processes of one thread ({result['cores']} cores)")
-        axes.set_ylabel("times the tokens per second of one")
-        axes.legend()
-
-    return fill
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -273,7 +251,6 @@ def main(argv: list[str] | None = None) -> int:
     result["many"] = volumes()
     show(result)
     write_result(result, args.json)
-    draw(args.picture, paint(result))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The output of ``train_step.py``: a table, and a picture of the parts."""
+"""The output of ``train_step.py``: a table, and the seconds of the parts."""
 
 from __future__ import annotations
 
@@ -56,35 +56,3 @@ def show_parts(line: dict[str, Any]) -> None:
     for part in sorted(set(line[OURS]["parts"]) | set(line[PEER]["parts"])):
         values = (line[name]["parts"].get(part, 0.0) for name in (OURS, PEER))
         print(f"  {part:22}" + "".join(f"{value:14.3f}" for value in values))
-
-
-def paint(result: dict[str, Any]) -> Any:
-    """Return a function that draws stacked parts of both, one pair of bars a line."""
-    order = ["embeddings", "attention", "MLP", "heads", "optimizer", "other"]
-
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
-        for index, line in enumerate(result["lines"]):
-            for side, name in enumerate((OURS, PEER)):
-                row, bottom = line[name]["parts"] or {"other": 1.0, "whole step": 1.0}, 0.0
-                scale = line[name]["median_seconds"] / max(row["whole step"], 1e-9)
-                for number, part in enumerate(order):
-                    height = scale * sum(v for k, v in row.items() if k.split(" ")[0] == part)
-                    label = part if index == side == 0 else None
-                    axes.bar(
-                        3 * index + side, height, bottom=bottom, color=f"C{number}", label=label
-                    )
-                    bottom += height
-                axes.text(3 * index + side, bottom, name, ha="center", va="bottom", fontsize=7)
-        axes.set_xticks(
-            [3 * index + 0.5 for index in range(len(result["lines"]))],
-            [
-                f"{line['length']} tokens, {line['precision']}\n{line['speedup']:.2f} x"
-                for line in result["lines"]
-            ],
-        )
-        axes.set_ylabel("seconds per optimizer step")
-        axes.set_title(f"BERT-{result['lines'][0]['model']}, {result['machine']}")
-        axes.legend(fontsize=8)
-
-    return fill

@@ -32,7 +32,7 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.common import add_result_options, draw, footer, host_facts, write_result
+from benchmarks.common import add_result_options, footer, host_facts, write_result
 from benchmarks.made_up_shards import write_prepared
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.recipe import DataConfig
@@ -123,19 +123,6 @@ def measure(
         }
 
 
-def paint(result: dict[str, Any]) -> Any:
-    """Return a function that draws the shares."""
-
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
-        names = [f"{row['need_rows_per_second']:,.0f} rows/s" for row in result["needs"]]
-        axes.bar(names, [100 * row["store"]["wait_share"] for row in result["needs"]])
-        axes.set_ylabel("% of the time spent waiting")
-        axes.set_title(f"store of {result['megabytes_per_second']:g} MB/s")
-
-    return fill
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -176,7 +163,6 @@ def main(argv: list[str] | None = None) -> int:
             )
     print(footer(result))
     write_result(result, args.json)
-    draw(args.picture, paint(result))
     return 0
 
 

@@ -2,7 +2,7 @@
 
 ```text
 python benchmarks/train_step.py [--data PREPARED_FOLDER] [--model base] [--lengths 128 512]
-    [--precisions fp32 bf16] [--rows 16] [--steps 4] [--json FILE] [--picture FILE.png]
+    [--precisions fp32 bf16] [--rows 16] [--steps 4] [--json FILE]
 ```
 
 Both models are in one process and alternate step by step on the same micro batch, so a busy machine
@@ -35,7 +35,6 @@ import torch
 
 from benchmarks.common import (
     add_result_options,
-    draw,
     facts,
     matrix_rate,
     median_ratio,
@@ -43,7 +42,7 @@ from benchmarks.common import (
 )
 from benchmarks.contender import MODELS, Case, Contender, close, read_batches
 from benchmarks.parts import compiled_graphs
-from benchmarks.step_report import OURS, PEER, paint, show
+from benchmarks.step_report import OURS, PEER, show
 from bertds.cost_model.flops import forward_backward_flops
 from bertds.cost_model.hardware import peak_of
 from bertds.data.loader import StepBatch
@@ -246,9 +245,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.show:
         stored = [json.loads(path.read_text(encoding="utf-8")) for path in args.show]
-        for line in (lines := [line for result in stored for line in result["lines"]]):
+        for line in [line for result in stored for line in result["lines"]]:
             show(line)
-        draw(args.picture, paint({**stored[0], "lines": lines}))
         return 0
     cases = [
         Case(
@@ -287,7 +285,6 @@ def main(argv: list[str] | None = None) -> int:
         result["lines"].append(line)
         show(line)
     write_result(result, args.json)
-    draw(args.picture, paint(result))
     return 0
 
 

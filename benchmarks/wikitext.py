@@ -1,7 +1,7 @@
 """Compare our wikitext cleaner with WikiExtractor and mwparserfromhell on the same dumps.
 
     python benchmarks/wikitext.py --dump DUMP.xml.bz2 ... --peers-python PEERS/bin/python
-        [--json FILE] [--picture FILE.png]
+        [--json FILE]
 
 ``PEERS`` is a separate environment with ``wikiextractor`` and ``mwparserfromhell``. WikiExtractor
 is AGPL; it is only compared with, and nothing of it is used here. The table has words kept, residue
@@ -30,13 +30,11 @@ if not __package__:
 from benchmarks.common import (
     PREPARATION_PACKAGES,
     add_result_options,
-    draw,
     footer,
     host_facts,
     versions_in,
     write_result,
 )
-from benchmarks.prep_pictures import residue_grid
 from data_prep.sources import READERS, file_units, find_files
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.extracted import is_section_title
@@ -208,7 +206,6 @@ def main(argv: list[str] | None = None) -> int:
     ]
     show(result)
     write_result(result, args.json)
-    draw(args.picture, residue_grid(result), width=12.0, height=0.6 + 2.4 * len(args.dump))
     return 0
 
 

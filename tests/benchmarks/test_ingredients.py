@@ -45,7 +45,9 @@ def test_two_phases_have_the_rates_of_one_run(steps: int) -> None:
 @pytest.mark.slow
 def test_ingredients_are_scored_on_the_same_rows(tiny_data, tmp_path, capsys) -> None:
     longer = "rows of 128 tokens"
+    picture = tmp_path / "r.png"
     argv = ["--data", str(tiny_data), "--work", str(tmp_path), "--steps", "2"]
+    argv += ["--picture", str(picture)]
     runs = result_of(main, [*argv, "--only", ALL, longer, SHORT_THEN_LONG], tmp_path)["runs"]
     assert runs[SHORT_THEN_LONG]["loss_64"] not in (runs[ALL]["loss_64"], runs[longer]["loss_64"])
     for length in (64, 128):
@@ -53,3 +55,4 @@ def test_ingredients_are_scored_on_the_same_rows(tiny_data, tmp_path, capsys) ->
         assert runs[ALL][f"loss_{length}"] != runs[longer][f"loss_{length}"]
     assert "average_loss_64" in runs[ALL] and "average_loss_64" not in runs[longer]
     assert "worse by" in capsys.readouterr().out
+    assert picture.read_bytes()[:4] == b"\x89PNG"

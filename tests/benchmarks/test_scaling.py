@@ -42,8 +42,8 @@ def test_gradients_are_sent_in_the_requested_dtype() -> None:
 
 
 def test_the_benchmark_runs(tmp_path, capsys) -> None:
-    path, picture = tmp_path / "s.json", tmp_path / "s.png"
-    assert main(["--tiny", "--json", str(path), "--picture", str(picture)]) == 0
+    path = tmp_path / "s.json"
+    assert main(["--tiny", "--json", str(path)]) == 0
     assert "4096 GPUs" in capsys.readouterr().out
-    assert path.is_file() and picture.read_bytes()[:4] == b"\x89PNG"
+    assert path.is_file()
     assert "all_reduce" in CALLS

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ import pytest
 from bertds.cli import main as bertds
 from bertds.commands.runs.inspect_rows import describe, sample
 from bertds.config.batch_plan import BatchPlan
+from bertds.config.load import load_config
+from bertds.config.ramps import BatchRamp, MaskRate
 from bertds.config.recipe import DataConfig
 from bertds.data.loader import BatchLoader, open_source
 
@@ -26,16 +31,48 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Pat
     return run
 
 
+RAMP = "schedule: {batch_from: 6, batch_ramp_steps: 40, total_steps: 60}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "schedule"),
+    [
+        ({}, ""),
+        ({}, RAMP),
+        ({"masked_lm_prob": 0.3, "masked_lm_prob_end": 0.1}, "schedule: {total_steps: 60}"),
+        ({"masked_lm_prob": 0.3, "masked_lm_prob_end": 0.1, "masked_lm_prob_steps": 40}, RAMP),
+        ({"pack_tokens": 64}, ""),
+    ],
+    ids=["constant", "growing batch", "mask rate", "both", "packed"],
+)
 def test_the_rows_of_a_step_are_those_it_was_trained_on(
-    run_folder: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path,
+    tmp_path: Path,
+    tiny_data: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    schedule: str,
 ) -> None:
-    data = DataConfig(path=str(tiny_data), sequence_length=32, max_predictions_per_sequence=5)
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    keys = "".join(f"  {key}: {value}\n" for key, value in changes.items())
+    recipe = (run / "config.yaml").read_text().replace("data:\n", f"data:\n{keys}")
+    (run / "config.yaml").write_text(f"{recipe}{schedule}\n")
+    config = load_config(run / "config.yaml")
+    data = replace(config.data, pack_tokens=0)  # fillers are no rows
     plan = BatchPlan(global_batch_size=12, micro_batch_size=3, world_size=2)
     source = open_source(data, 3)
     words = source.tokenizer.vocabulary()
     wanted: list[str] = []
     for rank in (0, 1):
-        with BatchLoader(source, data, plan, rank, seed=3) as loader:
+        with BatchLoader(
+            source,
+            data,
+            plan,
+            rank,
+            seed=3,
+            ramp=BatchRamp.of(config.schedule, plan),
+            mask_rate=MaskRate.of(data, config.schedule.total_steps),
+        ) as loader:
             for _ in range(30):  # far into the next epochs
                 batch = next(loader)
         row = 0
@@ -44,16 +81,20 @@ def test_the_rows_of_a_step_are_those_it_was_trained_on(
                 micro_batch.cu_seqlens.numpy(), 2
             ):
                 ids = micro_batch.input_ids[begin:end].tolist()
+                places = micro_batch.masked_lm_positions
+                masked = int(((places >= begin) & (places < end)).sum())
                 epoch, number = batch.samples[row]
-                wanted.append(f"sample {epoch}:{number}  " + " ".join(words[i] for i in ids))
+                head = f"sample {epoch}:{number}  {len(ids)} tokens, {masked} masked  "
+                wanted.append(head + " ".join(words[i] for i in ids))
                 row += 1
-    assert bertds(["inspect", str(run_folder), "--step", "30"]) == 0
+    assert bertds(["inspect", str(run), "--step", "30"]) == 0
     printed = capsys.readouterr().out
     seen = []
     for text in re.split(r"^(?=sample )", printed, flags=re.MULTILINE)[1:]:
         lines = text.splitlines()
         tokens = " ".join(line[5:] for line in lines[1:])
-        seen.append(lines[0].split("  ")[0] + "  " + re.sub(r"\{.*?\}", "", tokens))
+        head = lines[0].split(", next_sentence")[0]
+        seen.append(f"{head}  " + re.sub(r"\{.*?\}", "", tokens))
     assert seen == wanted
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import read_manifest
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import load_config, read_yaml
+from bertds.config.ramps import BatchRamp, MaskRate
 from bertds.config.recipe import Config
 from bertds.data.batches import MicroBatch, cut
 from bertds.data.loader import BatchLoader, DataPosition, open_source
@@ -101,9 +103,21 @@ def step(
         if state["step"] < number:
             position, done = DataPosition(state["epoch"], state["offset"]), state["step"]
             break
-    start = advance(source, position, (number - 1 - done) * batch_size)
     plan = BatchPlan(global_batch_size=batch_size, micro_batch_size=1, world_size=1)
-    with BatchLoader(source, config.data, plan, 0, start=start, seed=config.run.seed) as loader:
+    # The batch and the masking rate of each step, as in training.
+    ramp = BatchRamp.of(config.schedule, plan)
+    start = advance(source, position, ramp.samples(number - 1) - ramp.samples(done))
+    with BatchLoader(
+        source,
+        replace(config.data, pack_tokens=0),  # padding to a constant shape is not part of a row
+        plan,
+        0,
+        start=start,
+        seed=config.run.seed,
+        ramp=ramp,
+        mask_rate=MaskRate.of(config.data, config.schedule.total_steps),
+        first_step=number - 1,
+    ) as loader:
         batch = next(loader)
     return batch.samples, batch.micro_batches
 
