@@ -176,13 +176,14 @@ def measure(capability: str) -> list[dict[str, Any]]:
     """Return the figures of every kernel, compiled for a GPU."""
     driver = RecordingDriver(capability)
     triton.runtime.driver.set_active(driver)
+    short_rows.is_large_enough.cache_clear()  # it may have been asked about another GPU
     found = []
     for group, launch in {
         "short_rows": lambda: launch_attention(short_rows, short_rows.LONGEST_ROW),
         "long_rows": lambda: launch_attention(long_rows, 512),
         "": launch_others,
     }.items():
-        if group == "short_rows" and SHARED_KIB[capability] * 1024 < short_rows.SHARED_BYTES:
+        if group == "short_rows" and not short_rows.is_large_enough(torch.device("cuda", 0)):
             continue  # fused layers do not use them there
         driver.loaded.clear()
         launch()

@@ -293,7 +293,7 @@ def test_each_kernel_fits_on_every_gpu(capability, shared_kib, tmp_path, reposit
         assert found["wide"] > 0 or name == "accumulate", f"{name}: {found}"
     if capability != "90":
         return
-    assert max(found["stack"] for found in kernels.values()) <= 40  # bytes: ten registers
+    assert max(found["stack"] for found in kernels.values()) <= 64  # bytes: 16 registers
     # Name, programs that run at a time on a multiprocessor, instructions per weight.
     for name, programs, most in [
         ("short_rows._attend", 2, 20),

@@ -86,6 +86,30 @@ def test_output_gradient_and_sums_are_those_of_softmax_attention(p) -> None:
     assert float((sums.double().sum(0) - want_sums).norm() / want_sums.norm()) < 1e-6
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # gradients that are not stored overflow
+@pytest.mark.parametrize("score", [-20.0, 0.0, 20.0])
+def test_gradients_in_fp16_are_finite_however_low_the_scores_are(score: float) -> None:
+    """A key that is not there has a score of 0: more than every real one, where those are low."""
+    length, width = 100, 64
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(length, 3, HEADS, width, generator=generator) / 8
+    qkv[:, :2, :, 0] = math.sqrt(abs(score)) * width**0.25
+    qkv[:, 1, :, 0] *= math.copysign(1.0, score)
+    qkv = qkv.half()
+    upstream = torch.randn(length, HEADS, width, generator=generator).half()
+    starts = torch.tensor([0, length], dtype=torch.int32)
+    [keys] = draw_keys(1, torch.device("cpu"))
+    exact = qkv.double().requires_grad_()
+    want = attend_exactly(exact, starts, 0.0, keys)
+    [want] = torch.autograd.grad(want, exact, upstream.double())
+    attended = long_rows.attend_long_rows(qkv, starts, length, 0.0, keys)
+    found, sums = long_rows.attend_long_rows_backward(
+        upstream, qkv, attended, starts, length, 0.0, keys
+    )
+    assert bool(sums.isfinite().all())
+    assert float((found.double() - want).norm() / want.norm()) < 2e-3
+
+
 @pytest.mark.parametrize("lengths", [[140, 20], [70, 20]], ids=["long", "short, small GPU"])
 def test_a_layer_of_long_rows_is_that_of_its_modules(lengths, monkeypatch) -> None:
     """Through the fused layer: output, and the gradients of its input and of its biases.

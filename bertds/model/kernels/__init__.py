@@ -2,8 +2,9 @@
 
 Read ``add_norm.py`` first: dropout, residual sum and LayerNorm, and the hash behind dropout.
 ``column_sums.py`` has GELU's gradient and the sums over tokens, ``short_rows.py`` attention within
-rows of at most 128 tokens, ``long_rows.py`` attention within longer ones, ``cross_entropy.py`` the
-masked-LM loss. ``launch.py`` starts them. They are called by ``fused_layer.py`` and ``losses.py``.
+rows of at most 128 tokens (on GPUs with enough shared memory), ``long_rows.py`` attention within
+other rows, ``cross_entropy.py`` the masked-LM loss. ``launch.py`` starts them. They are called by
+``fused_layer.py`` and ``losses.py``.
 
 May import: each other. The modules need Triton, so nothing imports one before
 :func:`kernels_run_on` has allowed it.
