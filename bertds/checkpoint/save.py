@@ -60,11 +60,21 @@ class Checkpoints:
         self.facts = facts
         self.is_main = engine.rank == 0
         self.saved_step: int | None = None
+        self._start: int | None = None
+        self._own: set[int] = set()
+        """The steps that this start has saved."""
         self._background: BackgroundSave | None = None
         self._best_step: int | None = None
         self.copies: Copies | None = None
         if self.is_main and config.copy_to:
             self.copies = Copies(config.copy_to, self._superfluous)
+
+    def continue_from(self, step: int) -> None:
+        """Say where the run goes on: newer checkpoints are damaged, since the start skipped them.
+
+        They do not count for ``keep_last``, and are removed once a newer one is saved.
+        """
+        self._start = step
 
     def save(self, state: TrainState, *, wait: bool = True) -> None:
         """Save now, unless this step has been saved already. Collective.
@@ -184,6 +194,7 @@ class Checkpoints:
         reached("checkpoint.latest")
         write_text(self.folder / "latest", final.name + "\n")
         log.info("saved %s", final)
+        self._own.add(state.step)
         self._best_step = state.best_step
         if self.copies is not None:
             # After `latest`, so that the newest checkpoint is never the one that is removed.
@@ -252,12 +263,18 @@ class Checkpoints:
         config = self.config
         if config.keep_last == 0:
             return []
-        return [
+        damaged = {step for step in steps if self._was_skipped(step)}
+        good = [step for step in steps if step not in damaged]
+        replaced = [step for step in damaged if good and step < good[0]]
+        return replaced + [
             step
-            for step in steps[config.keep_last :]
+            for step in good[config.keep_last :]
             if not (config.milestone_steps and step % config.milestone_steps == 0)
             and not (config.keep_best and step == self._best_step)
         ]
+
+    def _was_skipped(self, step: int) -> bool:
+        return self._start is not None and step > self._start and step not in self._own
 
     @staticmethod
     def _remove(folder: Path) -> None:

@@ -172,6 +172,7 @@ def _build(
     warn_of_other_data(start, source)
     reached("run.continue")
     state = continue_run(config, engine, start)
+    checkpoints.continue_from(state.step)
     device = device_name(engine.device)
     folder.record(settings.values, source.tokenizer.files, device, state.step)
 

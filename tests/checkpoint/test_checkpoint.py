@@ -95,6 +95,22 @@ def test_keeping_rules(tmp_path: Path) -> None:
     assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
 
 
+def test_damaged_checkpoints_do_not_count_as_the_last_ones(tmp_path: Path) -> None:
+    """After a start that skipped step 30, what is saved before it must not be removed for it."""
+    save_steps(make(tmp_path, keep_last=0), 10, 20, 30)
+    damage(tmp_path / "checkpoints/step_00000030", "flip")
+    again = make(tmp_path, keep_last=1)
+    again.continue_from(20)
+    save_steps(again, 25)
+    assert [p.name for p in step_folders(tmp_path / "checkpoints")] == [
+        "step_00000030",
+        "step_00000025",
+    ]
+    assert locate(tmp_path).manifest["step"] == 25
+    save_steps(again, 35)
+    assert [p.name for p in step_folders(tmp_path / "checkpoints")] == ["step_00000035"]
+
+
 def damage(folder: Path, how: str) -> None:
     data, manifest = folder / "rank_00000.safetensors", folder / "manifest.json"
     if how == "flip":
