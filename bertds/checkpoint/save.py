@@ -70,7 +70,7 @@ class Checkpoints:
             self.copies = Copies(config.copy_to, self._superfluous)
 
     def continue_from(self, step: int) -> None:
-        """Say where the run goes on: newer checkpoints are damaged, since the start skipped them.
+        """Say where the run continues: newer checkpoints are damaged, since the start skipped them.
 
         They do not count for ``keep_last``, and are removed once a newer one is saved.
         """
