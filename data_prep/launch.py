@@ -61,10 +61,13 @@ def execute(command: CommandLine, argv: Sequence[str]) -> int:
 
 def array_element(environment: Mapping[str, str]) -> tuple[int, int]:
     """Return index and count of this element of a Slurm array (``--array=1-16:5`` has 4)."""
-    number, first, step, count = (
-        int(environment.get(f"SLURM_ARRAY_TASK_{name}", default))
-        for name, default in (("ID", 0), ("MIN", 0), ("STEP", 1), ("COUNT", 1))
-    )
+    numbers = []
+    for name, default in (("ID", "0"), ("MIN", "0"), ("STEP", "1"), ("COUNT", "1")):
+        text = environment.get(f"SLURM_ARRAY_TASK_{name}", default)
+        if not text.isdecimal():
+            raise ConfigError(f"SLURM_ARRAY_TASK_{name} is {text!r}; it must be a whole number")
+        numbers.append(int(text))
+    number, first, step, count = numbers
     return (number - first) // max(1, step), count
 
 

@@ -21,6 +21,7 @@ from bertds.display.words import count
 from bertds.doctor import machine
 from bertds.doctor import node as cluster_check
 from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, DataError
+from bertds.system.atomic_files import explain_os_error
 from bertds.system.idle_options import given_options, refuse_idle, refuse_together
 from bertds.system.option_types import finite
 
@@ -135,8 +136,11 @@ def _this_machine(args: argparse.Namespace) -> int:
         seen = cluster_check.data_facts(args.data)
         tell("error" not in seen, "data", seen.get("error", args.data))
     if args.run:
-        Path(args.run).mkdir(parents=True, exist_ok=True)
-        seen = cluster_check.folder_facts(args.run)
+        try:
+            Path(args.run).mkdir(parents=True, exist_ok=True)
+            seen = cluster_check.folder_facts(args.run)
+        except OSError as error:
+            seen = {"error": str(explain_os_error(error, Path(args.run)))}
         room = seen.get("free_gb", 0.0)
         text = seen.get("error") or f"{args.run}: {room} GB free, {args.min_free_gb:g} GB needed"
         tell("error" not in seen and room >= args.min_free_gb, "run folder", text)

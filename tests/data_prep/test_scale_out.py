@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bertds.errors import BertdsError, InUseError
+from bertds.errors import BertdsError, ConfigError, InUseError
 from bertds.system.folder_lock import FolderLock, living_holder
 from bertds.system.run_command import guarded
 from data_prep.build_wiki_books import main
@@ -322,6 +322,10 @@ def test_an_element_of_an_array_is_one_task() -> None:
     for values, expected in (((0, 0, 1, 16), (0, 16)), ((11, 1, 5, 4), (2, 4))):
         environment = {f"SLURM_ARRAY_TASK_{n}": str(v) for n, v in zip(names, values)}
         assert array_element(environment) == expected
+    with pytest.raises(
+        ConfigError, match="SLURM_ARRAY_TASK_ID is 'abc'; it must be a whole number"
+    ):
+        array_element({"SLURM_ARRAY_TASK_ID": "abc"})
     assert without_own_options(["--wiki", "a", "--executor", "ray", "--task-count=3", "--x"]) == [
         "--wiki",
         "a",

@@ -38,6 +38,15 @@ def test_this_machine_is_fit_and_everything_is_checked(
     assert "FAIL" not in text
 
 
+def test_a_run_folder_that_cannot_be_created_is_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "run"
+    assert command(["doctor", "--run", str(folder)]) == 1
+    assert f"FAIL  run folder     {folder}: cannot be used here" in capsys.readouterr().out
+
+
 def test_a_missing_or_other_version_names_the_remedy() -> None:
     def other(name: str) -> str:
         if name == "h5py":
