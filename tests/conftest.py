@@ -85,11 +85,20 @@ def forget_launcher() -> None:
         os.environ.pop(name, None)
 
 
-@pytest.fixture(autouse=True)
-def own_signals() -> None:
-    """A run inside this process (a fixture's too) ignores signals from its end on; no test does."""
+def restore_signals() -> None:
     for number, handler in HANDLERS.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """A run inside this process (a fixture's too) ignores signals from its end on; no test does.
+
+    Nor do processes that a fixture of a module or session starts before the next test.
+    """
+    restore_signals()
+    yield
+    restore_signals()
 
 
 @pytest.fixture(scope="session")

@@ -228,6 +228,10 @@ def serve() -> None:
     import torch
     import transformers  # noqa: F401
 
+    # The tests' process may ignore them, after a run inside it; a rank must not inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
     for name in LATE_IMPORTS:
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
