@@ -58,10 +58,11 @@ def pair_factor(rows, columns, block, keys, THRESHOLD: tl.constexpr):
     """Return ``keep_factor`` of a block of attention weights.
 
     A weight's hash is the product of three random numbers: of its query's position, of its key's,
-    and an odd one of the block. This takes one instruction per weight; such instructions limit the
-    kernels, not matrix products. Among 197 million weights, the correlations of pairs, triples and
-    squares of neighbours, within a block and between two, were those of independent draws: at most
-    two standard errors, which are 7e-5 to 1.4e-4.
+    and an odd one of the block. This takes one instruction per weight. By their number, the
+    kernels' instructions between the matrix products take longer than these. Among 197 million
+    weights, the correlations of pairs, triples and squares of neighbours, within a block and
+    between two, were those of independent draws: at most two standard errors, which are 7e-5 to
+    1.4e-4.
 
     Args:
         rows: of :func:`query_bits`, or of ``key_bits`` where scores are transposed.
