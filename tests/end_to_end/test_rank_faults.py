@@ -11,7 +11,6 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -61,7 +60,7 @@ def unbroken(
     tiny_recipe: Path,
     tiny_json: Path,
     tiny_data: Path,
-    tmp_path_factory: Any,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
     line = [

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -75,7 +74,7 @@ def test_a_run_whose_folder_was_taken_over_writes_nothing_more(
     command: Callable[..., list[str]],
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    monkeypatch: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As after a lost node: Slurm has started the job elsewhere, the old process still lives."""
     from bertds.system.atomic_files import write_json
