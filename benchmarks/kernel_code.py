@@ -5,9 +5,8 @@ python benchmarks/kernel_code.py [--capability 90] [--json FILE]
 ```
 
 The kernels are launched by their usual functions, with tensors on the CPU. A driver takes the
-place of CUDA's: it names the GPU that is compiled for and launches nothing. Attention within rows
-is limited by its instructions, so these are also counted per weight: per query and key, in the
-loops that compute them.
+place of CUDA's: it names the GPU that is compiled for and launches nothing. Instructions of
+attention are also counted per weight: per query and key, in the loops that compute them.
 """
 
 from __future__ import annotations
@@ -84,18 +83,26 @@ class RecordingDriver:
         return self.target
 
 
-def launch_attention(module: Any, longest: int, heads: int = 16, width: int = 64) -> None:
-    """Launch the forward and backward kernels of a row."""
-    starts = torch.tensor([0, longest], dtype=torch.int32)
+def one_row(length: int) -> tuple[torch.Tensor, tuple[torch.Tensor, int, float, torch.Tensor]]:
+    """Return queries, keys and values of a row, and the other arguments of its attention."""
+    qkv = torch.zeros(length, 3, 16, 64, dtype=torch.bfloat16)
+    starts = torch.tensor([0, length], dtype=torch.int32)
     [keys] = add_norm.draw_keys(1, torch.device("cpu"))
-    qkv = torch.zeros(longest, 3, heads, width, dtype=torch.bfloat16)
-    arguments = (starts, longest, DROPOUT, keys)
-    if module is short_rows:
-        output = module.attend_short_rows(qkv, *arguments)
-        module.attend_short_rows_backward(output, qkv, *arguments)
-    else:
-        attended = module.attend_long_rows(qkv, *arguments)
-        module.attend_long_rows_backward(attended.output, qkv, attended, *arguments)
+    return qkv, (starts, length, DROPOUT, keys)
+
+
+def launch_short_rows() -> None:
+    """Launch the attention kernels for short rows."""
+    qkv, others = one_row(short_rows.LONGEST_ROW)
+    output = short_rows.attend_short_rows(qkv, *others)
+    short_rows.attend_short_rows_backward(output, qkv, *others)
+
+
+def launch_long_rows() -> None:
+    """Launch the attention kernels for long rows."""
+    qkv, others = one_row(512)
+    attended = long_rows.attend_long_rows(qkv, *others)
+    long_rows.attend_long_rows_backward(attended.output, qkv, attended, *others)
 
 
 def launch_others(hidden: int = 1024, wide: int = 4096, vocabulary: int = 30528) -> None:
@@ -116,8 +123,8 @@ def launch_others(hidden: int = 1024, wide: int = 4096, vocabulary: int = 30528)
     Accumulator([torch.zeros(hidden)]).add([gamma], [False])
 
 
-def loops_of(code: str) -> list[int]:
-    """Return the number of instructions of each loop of a disassembled kernel that has 100."""
+def count_instructions(code: str) -> tuple[int, list[int]]:
+    """Count those of a disassembled kernel, and those of each of its loops that has 100."""
     places: dict[str, int] = {}
     instructions = []
     for line in code.splitlines():
@@ -132,7 +139,7 @@ def loops_of(code: str) -> list[int]:
         start = places.get(target[1], number) if target else number
         if number - start >= 100:
             found.append(number - start + 1)
-    return found
+    return len(instructions), found
 
 
 def run_tool(tool: str, *arguments: str) -> str:
@@ -154,6 +161,7 @@ def describe(name: str, code: bytes, shared: int, warps: int, capability: str) -
     assert found is not None, usage
     registers, stack = int(found[1]), int(found[2])
     threads = warps * 32
+    instructions, loops = count_instructions(listing)
     return {
         "kernel": name,
         "warps": warps,
@@ -165,8 +173,8 @@ def describe(name: str, code: bytes, shared: int, warps: int, capability: str) -
             (shared_bytes + RESERVED_SHARED) // (shared + RESERVED_SHARED),
             THREADS[capability] // threads,
         ),
-        "instructions": len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+\S", listing, re.M)),
-        "loops": loops_of(listing),
+        "instructions": instructions,
+        "loops": loops,
         "wide": len(re.findall(r"\b(?:LDG?|STG?|LDGSTS)\.\S*128", listing)),
         "atomic": len(re.findall(r"\b(?:ATOM|ATOMG|RED)\.", listing)),
     }
@@ -179,8 +187,8 @@ def measure(capability: str) -> list[dict[str, Any]]:
     short_rows.is_large_enough.cache_clear()  # it may have been asked about another GPU
     found = []
     for group, launch in {
-        "short_rows": lambda: launch_attention(short_rows, short_rows.LONGEST_ROW),
-        "long_rows": lambda: launch_attention(long_rows, 512),
+        "short_rows": launch_short_rows,
+        "long_rows": launch_long_rows,
         "": launch_others,
     }.items():
         if group == "short_rows" and not short_rows.is_large_enough(torch.device("cuda", 0)):
@@ -191,13 +199,13 @@ def measure(capability: str) -> list[dict[str, Any]]:
             label = f"{group}.{name}" if group else name
             found.append(describe(label, *loaded, capability))
     per_turn = {
-        "short_rows": short_rows.LONGEST_ROW**2,
+        "short_rows._attend": short_rows.LONGEST_ROW**2,
+        "short_rows._attend_backward": short_rows.LONGEST_ROW**2,
         "long_rows._attend": long_rows.BLOCK**2,
         "long_rows._attend_backward": long_rows.BLOCK**2,
     }
     for figures in found:
-        name = figures["kernel"]
-        weights = per_turn.get(name, per_turn.get(name.partition(".")[0]))
+        weights = per_turn.get(figures["kernel"])
         if weights is not None:
             # Rows that fit into one block need no loop over it.
             instructions = sum(figures["loops"]) or figures["instructions"]
@@ -223,13 +231,8 @@ def table(result: dict[str, Any]) -> str:
         cells = {**figures, "loops": " + ".join(map(str, figures["loops"]))}
         lines.append([str(cells.get(key, "")) for key in columns])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = (
-        "  ".join(
-            [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])],
-        )
-        for line in lines
-    )
-    return "\n".join(row.rstrip() for row in rows)
+    rows = ([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines)
+    return "\n".join("  ".join(row).rstrip() for row in rows)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,40 +21,24 @@ RECORDED = '''
 import json
 import torch, triton
 import triton.language as tl
-from triton.backends.compiler import GPUTarget
+from benchmarks.kernel_code import RecordingDriver
 from bertds.model.kernels.launch import kernel
 
-launches, loaded = [], []
+launches = []
 
-class Launcher:
-    def __init__(self, source, metadata):
-        pass
+class Driver(RecordingDriver):
+    def launcher_cls(self, source, metadata):
+        super().launcher_cls(source, metadata)
+        return self.launch
 
-    def __call__(self, x, y, z, stream, function, packed, metadata, enter, leave, *arguments):
+    def launch(self, x, y, z, stream, function, packed, metadata, enter, leave, *arguments):
         described = [a.data_ptr() if torch.is_tensor(a) else a for a in arguments]
         launches.append([[x, y, z], stream, function, described])
-
-class Utils:
-    def load_binary(self, name, binary, shared, device):
-        loaded.append(name)
-        return 1, len(loaded), 32, 0, 1024
-
-    def get_device_properties(self, device):
-        return {"max_shared_mem": 232448, "multiprocessor_count": 132, "warpSize": 32}
-
-class Driver:
-    utils, launcher_cls = Utils(), Launcher
-
-    def get_current_device(self):
-        return 0
 
     def get_current_stream(self, device):
         return 7
 
-    def get_current_target(self):
-        return GPUTarget("cuda", 90, 32)
-
-triton.runtime.driver.set_active(Driver())
+triton.runtime.driver.set_active(Driver("90"))
 
 @kernel(4, ["count"])
 def scale(source, target, count, width, factor: tl.float32, BLOCK: tl.constexpr):

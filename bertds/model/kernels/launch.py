@@ -45,10 +45,10 @@ class Kernel:
         function: its parameters are tensors, the ``varying`` integers, other numbers, and constants
             (``tl.constexpr``), in this order. Floats are annotated with their type.
         warps: of each program.
-        registers: most that a thread may take, so that more programs run at a time; None = no limit
-            but the hardware's.
         varying: integers below 2**31 that differ from step to step. Triton would otherwise compile
             a kernel again the first time that one of them is 1 or a multiple of 16.
+        registers: most that a thread may take, so that more programs run at a time; None = no limit
+            but the hardware's.
     """
 
     def __init__(
