@@ -153,6 +153,8 @@ class FetchAhead:
 
     def wait_for_repair(self) -> None:
         """From now on, wait for a shard that is missing or different, as for a slow store."""
+        if self._await_repair:  # called after every batch
+            return
         with self._changed:
             self._await_repair = True
             self._changed.notify_all()
