@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from bertds.config.describe import default_of, describe_type, field_docs
+from bertds.config.describe import default_of, describe_type, field_docs, is_numeric
 from bertds.config.keys import all_keys, dotted
 from bertds.config.load import flatten, load_config, split_assignments, to_dict
 from bertds.config.locate import find_deepspeed_json, find_json
+from bertds.config.ranges import range_of
 from bertds.config.recipe import Config
 from bertds.config.suggest import nearest
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
@@ -205,7 +206,9 @@ def _explain(key: str) -> None:
             text = in_json[name]
         else:
             default = _as_yaml(default_of(name))
-            print(f"{name}  ({describe_type(recipe_keys[name])}; default {default})")
+            kind = recipe_keys[name]
+            allowed = f", {range_of(name).words()}" if is_numeric(kind) else ""
+            print(f"{name}  ({describe_type(kind)}{allowed}; default {default})")
             text = field_docs()[name]
         print(
             textwrap.fill(
