@@ -114,7 +114,7 @@ class StageRun:
         )
 
         def finish() -> None:
-            # The sources may have changed since shards were written that the manifest will not name.
+            # The sources may have changed since an interrupted run wrote its shards.
             remove_unlisted(self.out, manifest)
             reached("prep.report")
             offer_report(self.out, manifest)
