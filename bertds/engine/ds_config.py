@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertds.config.batch_plan import BatchPlan
+from bertds.config.other_names import IN_JSON, OTHER_NAMES
 from bertds.config.suggest import nearest_or_all
 from bertds.display.words import count
 from bertds.engine import ds_config_keys as schema
@@ -199,7 +200,12 @@ def _check_section(values: object, table: dict[str, Any], prefix: str) -> dict[s
         full = prefix + key
         rule = table.get(key)
         if rule is None:
-            raise ConfigError(f"{full} is not a DeepSpeed key{nearest_or_all(key, table)}")
+            ours = OTHER_NAMES.get(key, "")
+            owner = "" if ours.startswith(IN_JSON) else ", a key of the recipe"
+            hint = nearest_or_all(key, table)
+            if ours:
+                hint = f" (did you mean {ours.removeprefix(IN_JSON)}{owner}?)"
+            raise ConfigError(f"{full} is not a DeepSpeed key{hint}")
         if isinstance(rule, schema.Refused):
             # A refused key is accepted with the value that switches its feature off, and left out.
             if not isinstance(value, dict | list) and value in rule.harmless:

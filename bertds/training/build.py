@@ -20,7 +20,7 @@ from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import to_dict
-from bertds.config.ramps import BatchRamp, MaskRate, mean_mask_rate
+from bertds.config.ramps import BatchRamp, MaskRate
 from bertds.config.recipe import Config
 from bertds.cost_model.hardware import device_peak
 from bertds.data.loader import BatchLoader, DataPosition, open_source
@@ -328,8 +328,6 @@ def build_metrics(
     meter = Meter(
         config.model,
         vocab_size,
-        mean_mask_rate(config.data, config.schedule.total_steps),
-        config.data.max_predictions_per_sequence,
         engine.world_size,
         device_peak(engine.device.type, settings.precision),
     )

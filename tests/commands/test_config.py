@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from bertds.cli import main as command
+from bertds.config.keys import all_keys
 from bertds.config.load import load_config
+from bertds.config.other_names import OTHER_NAMES
 from bertds.engine import ds_config_keys
 from bertds.engine.ds_config import load_deepspeed_json
 from bertds.engine.ds_config_texts import _DEFAULTS, PARAMS, json_keys
@@ -54,9 +56,19 @@ def test_explain_names_the_file_that_has_a_key(
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_explain_refuses_an_unknown_key(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(["config", "explain", "schedul"]) == 2
-    assert "did you mean schedule?" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("key", "meant"), [("schedul", "schedule?"), ("lrr", "deepspeed.optimizer.params.lr?")]
+)
+def test_explain_refuses_an_unknown_key(
+    key: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["config", "explain", key]) == 2
+    assert f"did you mean {meant}" in capsys.readouterr().err
+
+
+def test_names_in_other_projects_lead_to_keys_of_ours() -> None:
+    ours = {*all_keys(), *(f"deepspeed.{name}" for name in json_keys())}
+    assert set(OTHER_NAMES.values()) <= ours
 
 
 def test_every_key_of_the_json_is_explained() -> None:

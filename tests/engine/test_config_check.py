@@ -94,6 +94,8 @@ def test_low_precision_at_stage_0_becomes_stage_1(precision: str) -> None:
             "zero_optimization.offload_optimizer.devise",
         ),
         ({"bf16": {"enable": True}}, "bf16.enable is not a DeepSpeed key (did you mean"),
+        ({"lr": 1}, "lr is not a DeepSpeed key (did you mean optimizer.params.lr?)"),
+        ({"max_steps": 1}, "(did you mean schedule.total_steps, a key of the recipe?)"),
         ({"bf16": {"enabled": 1}}, "bf16.enabled=1 must be true or false"),
         ({"bf16": True}, "bf16=True must be an object"),
         ({"optimizer": {"type": "Lamb", "parms": {}}}, "optimizer.parms"),
