@@ -178,16 +178,17 @@ def _override(values: dict[str, Any], dotted: str, value: object) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(f"{dotted}={value!r}: {section} is not a section")
         here = inner
-    # Parse text as JSON, and as a Python number: "1e-3" is text in YAML.
-    if isinstance(value, str):
-        try:
-            value = json.loads(value.lower() if value in ("True", "False") else value)
-        except json.JSONDecodeError:
-            with contextlib.suppress(ValueError):
-                value = float(
-                    str(value)
-                )  # 1e-3 is a float to Python, text to YAML, nothing to JSON
-    here[last] = value
+    here[last] = _parsed(value) if isinstance(value, str) else value
+
+
+def _parsed(text: str) -> object:
+    """Read text as JSON or, like ``.5``, as a Python number; other text stays text."""
+    try:
+        return json.loads(text.lower() if text in ("True", "False") else text)
+    except json.JSONDecodeError:
+        with contextlib.suppress(ValueError):
+            return float(text)
+        return text
 
 
 def _check_section(values: object, table: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -10,10 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bertds.data.vocabulary import (
-    TokenizerInfo,
-    load_tokenizer_info,
-)
+from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.errors import DataError
 from bertds.system.atomic_files import write_json
 from bertds.system.inside import file_inside
