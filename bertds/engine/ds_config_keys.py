@@ -85,7 +85,7 @@ OFFLOAD_PARAM = {
 _ZERO_PLUS = Refused("true changes the layout of the partitions", harmless=(False,))
 
 
-def _both(name: str, rule: Number) -> dict[str, Number]:
+def _both(name: str, rule: str | Number) -> dict[str, str | Number]:
     """Return the rule of a stage-3 key under its two names."""
     return {f"stage3_{name}": rule, name: rule}
 
