@@ -69,3 +69,12 @@ def test_heads_of_coins_are_bits_of_the_draws(trials):
     bits = "".join(f"{rng.random_u64(9, 3 + number):064b}"[::-1] for number in range(4))
     assert heads == bits[:trials].count("1")
     assert int(draw) == 3 + -(-trials // 64)
+
+
+def test_probabilities_are_rounded_to_the_nearest_of_32_bits():
+    assert [rng.probability_threshold(p) for p in (0.0, 0.1, 0.8, 1.0)] == [
+        0,
+        429_496_730,  # of 429,496,729.6
+        3_435_973_837,  # of 3,435,973,836.8
+        2**32,
+    ]
