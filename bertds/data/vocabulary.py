@@ -275,9 +275,8 @@ def _files(path: Path, file: Path) -> dict[str, Path]:
     if not path.is_dir() and file.name == tokenizer_json.FILE:
         names = (tokenizer_json.CONFIG,)
     if file.suffix == ".json":
-        names = tuple(
-            name for name in names if name != "vocab.txt"
-        )  # vocab.txt has less information, or different information
+        # vocab.txt has less information, or different information.
+        names = tuple(name for name in names if name != "vocab.txt")
     own = {name: file.parent / name for name in names if (file.parent / name).is_file()}
     return own | {tokenizer_json.FILE if file.suffix == ".json" else "vocab.txt": file}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sized
 
 
 def short(value: float) -> str:
@@ -16,6 +17,11 @@ def short(value: float) -> str:
 def count(number: int, one: str, many: str = "") -> str:
     """Return a number with its noun: 1 shard, 1,200 shards."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def and_more(names: Sized) -> str:
+    """Return what follows the first of several names: "", or `` and 2 more``."""
+    return f" and {len(names) - 1:,} more" if len(names) > 1 else ""
 
 
 def in_words(seconds: float) -> str:

@@ -3,9 +3,9 @@
 ```text
 OUT/
   results.json           settings, every run's scores, mean and spread, what was left out
-  results.json           settings, every run's scores, mean and spread, rows that were left out
   model/                 the best run's model: a Hugging Face folder
   predictions/           dev and test predictions in the official format of the task
+```
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -45,6 +45,9 @@ from bertds.system.atomic_files import write_json
 from bertds.system.folder_lock import FolderLock
 from bertds.system.json_fields import parse_json
 from bertds.system.logs import log
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 RESULTS = "results.json"
 UNFINISHED = ".unfinished"
@@ -205,6 +208,11 @@ class _Runner:
             null_threshold=self.options.null_threshold,
         )
 
+    def _new_model(self) -> PreTrainedModel:
+        """Return the given model with a new head."""
+        head = head_arguments(self.task, self.labels)
+        return load_transformers(self.folder, CLASSES[self.task.kind], dtype=torch.float32, **head)
+
     def run(self, data_options: DataOptions) -> dict[str, Any]:
         """Run all trials and write the folder."""
         options = self.options
@@ -226,12 +234,7 @@ class _Runner:
         options, task = self.options, self.task
         settings = replace(options.settings, learning_rate=learning_rate, seed=seed)
         torch.manual_seed(seed)  # decides the initial weights of the new head
-        model = load_transformers(
-            self.folder,
-            CLASSES[task.kind],
-            dtype=torch.float32,
-            **head_arguments(task, self.labels),
-        )
+        model = self._new_model()
         if options.deepspeed:
             from bertds.finetune.deepspeed_stepper import DeepSpeedStepper
 
@@ -322,12 +325,7 @@ class _Runner:
             )
         if self.options.save_model:
             shutil.rmtree(out / "model", ignore_errors=True)
-            model = load_transformers(
-                self.folder,
-                CLASSES[task.kind],
-                dtype=torch.float32,
-                **head_arguments(task, self.labels),
-            )
+            model = self._new_model()
             model.load_state_dict(self.best[1])
             model.save_pretrained(out / "model")
             self.tokenizer.save_pretrained(out / "model")

@@ -173,6 +173,7 @@ class Run:
         self.agreement.main_hours += parts.clock.lap_hours()
         self.agreement.read()
         state.tokens, state.hours = self.agreement.tokens, self.agreement.hours
+        self.metrics.masked = self.agreement.masked
         parts.guard.judge(state, batch.samples, applied, limit)
         if parts.heap is not None:
             parts.heap.look()
