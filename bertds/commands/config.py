@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
-from bertds.config.describe import default_of, describe_type, field_docs
+from bertds.config.describe import default_of, describe_type, field_docs, is_numeric
 from bertds.config.keys import all_keys, dotted
 from bertds.config.load import flatten, load_config, split_assignments, to_dict
 from bertds.config.locate import find_deepspeed_json, find_recipe_or_json
 from bertds.config.other_names import IN_JSON, OTHER_NAMES, suggestion
+from bertds.config.ranges import range_of
 from bertds.config.recipe import Config
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.engine.ds_config_texts import json_keys
@@ -194,7 +195,9 @@ def _explain(key: str) -> None:
             text = in_json[name]
         else:
             default = _as_yaml(default_of(name))
-            print(f"{name}  ({describe_type(recipe_keys[name])}; default {default})")
+            kind = recipe_keys[name]
+            allowed = f", {range_of(name).words()}" if is_numeric(kind) else ""
+            print(f"{name}  ({describe_type(kind)}{allowed}; default {default})")
             text = field_docs()[name]
         print(
             textwrap.fill(

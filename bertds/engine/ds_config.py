@@ -225,12 +225,10 @@ def _short(value: object) -> str:
 
 
 def _check_value(value: object, rule: object, full: str) -> object:
-    if rule == schema.WHOLE_OR_AUTO:
-        # Only the micro batch may be "auto"; elsewhere Hugging Face's integration would fill it in.
-        if value == "auto":
-            return value
-        rule = schema.WHOLE
     if value == "auto":
+        # Only the micro batch may be "auto"; elsewhere Hugging Face's integration would fill it in.
+        if isinstance(rule, schema.Number) and rule.or_auto:
+            return value
         raise ConfigError(
             f'{full}="auto": set a value; "auto" is only supported by other frameworks'
         )
@@ -240,17 +238,15 @@ def _check_value(value: object, rule: object, full: str) -> object:
             words = ", ".join(str(word) for word in rule.words)
             raise ConfigError(f"{full}={_short(value)} must be one of {words}")
         return value
-    if rule in (schema.WHOLE, schema.WHOLE_OR_ZERO):
-        least = 1 if rule == schema.WHOLE else 0
+    if isinstance(rule, schema.Number):
         number = _finite(value)
-        if number is None or number != int(number) or not least <= number <= MOST:
-            raise ConfigError(f"{full}={_short(value)} must be a whole number of at least {least}")
-        return int(number)
-    if rule == schema.NUMBER:
-        number = _finite(value)
-        if number is None or number < 0:
-            raise ConfigError(f"{full}={_short(value)} must be a number of at least 0")
-        return number
+        whole = number is not None and number == int(number) and abs(number) <= MOST
+        if number is None or (rule.whole and not whole):
+            kind = "a whole number" if rule.whole else "a number"
+            raise ConfigError(f"{full}={_short(value)} must be {kind}")
+        if problem := rule.allowed.problem(number):
+            raise ConfigError(f"{full}={_short(value)} {problem}")
+        return int(number) if rule.whole else number
     kinds: dict[object, type] = {schema.FLAG: bool, schema.TEXT: str, schema.LIST: list}
     wanted = kinds.get(rule)
     if wanted is not None and not isinstance(value, wanted):

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from bertds.config.ranges import LARGEST, SMALLEST, Range
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -29,8 +31,22 @@ class Choice:
     """Whether the explanation of the key ends with a list of the words."""
 
 
-FLAG, WHOLE, WHOLE_OR_ZERO, NUMBER, TEXT, LIST = "flag", "whole", "whole0", "number", "text", "list"
-WHOLE_OR_AUTO = "whole or auto"
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number in a range."""
+
+    allowed: Range
+    whole: bool = True
+    or_auto: bool = False
+    """Whether "auto" is accepted too."""
+
+
+FLAG, TEXT, LIST = "flag", "text", "list"
+WHOLE, WHOLE_OR_ZERO = Number(Range(1)), Number(Range(0))
+ROWS = Range(1, 2**24)
+"""Rows of one step: a rank has all its rows of a step in memory."""
+POSITIVE = Number(Range(SMALLEST, LARGEST), whole=False)
+POSITIVE_OR_ZERO = Number(Range(SMALLEST, LARGEST, or_zero=True), whole=False)
 
 _DTYPES = Choice(("fp32", "bf16", "fp16"))
 
@@ -69,7 +85,7 @@ OFFLOAD_PARAM = {
 _ZERO_PLUS = Refused("true changes the layout of the partitions", harmless=(False,))
 
 
-def _both(name: str, rule: str) -> dict[str, str]:
+def _both(name: str, rule: str | Number) -> dict[str, str | Number]:
     """Return the rule of a stage-3 key under its two names."""
     return {f"stage3_{name}": rule, name: rule}
 
@@ -142,12 +158,12 @@ BF16 = {
 FP16 = {
     "enabled": FLAG,
     "auto_cast": FLAG,
-    "loss_scale": NUMBER,
-    "initial_scale_power": WHOLE_OR_ZERO,
+    "loss_scale": POSITIVE_OR_ZERO,
+    "initial_scale_power": Number(Range(0, 127)),  # larger powers of 2 are infinite in float32
     "loss_scale_window": WHOLE,
     "hysteresis": WHOLE,
     "consecutive_hysteresis": FLAG,
-    "min_loss_scale": NUMBER,
+    "min_loss_scale": WHOLE,
     "fp16_master_weights_and_grads": Refused("master weights are float32", (False,)),
 }
 
@@ -161,9 +177,9 @@ _PARALLEL = Refused(
 )
 
 TOP: dict[str, Any] = {
-    "train_batch_size": WHOLE,
-    "train_micro_batch_size_per_gpu": WHOLE_OR_AUTO,
-    "gradient_accumulation_steps": WHOLE,
+    "train_batch_size": Number(ROWS),
+    "train_micro_batch_size_per_gpu": Number(ROWS, or_auto=True),
+    "gradient_accumulation_steps": Number(ROWS),
     "optimizer": {"type": TEXT, "params": "any", "legacy_fusion": FLAG},
     "bf16": BF16,
     "bfloat16": BF16,
@@ -186,10 +202,10 @@ TOP: dict[str, Any] = {
     "zero_optimization": ZERO,
     "zero_allow_untested_optimizer": FLAG,
     "zero_force_ds_cpu_optimizer": FLAG,
-    "gradient_clipping": NUMBER,
+    "gradient_clipping": POSITIVE_OR_ZERO,
     "communication_data_type": _DTYPES,
     "prescale_gradients": FLAG,
-    "gradient_predivide_factor": NUMBER,
+    "gradient_predivide_factor": POSITIVE,
     "gradient_allreduce_op": Refused("losses are scaled for a mean over ranks", ("mean", "MEAN")),
     "steps_per_print": WHOLE,
     "wall_clock_breakdown": FLAG,
@@ -207,7 +223,7 @@ TOP: dict[str, Any] = {
     },
     "flops_profiler": {
         "enabled": FLAG,
-        "recompute_fwd_factor": NUMBER,
+        "recompute_fwd_factor": POSITIVE_OR_ZERO,
         "profile_step": WHOLE,
         "module_depth": "any",
         "top_modules": WHOLE,

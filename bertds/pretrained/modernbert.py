@@ -36,6 +36,12 @@ _NUMBERS = {
     "attention_dropout": 0.0,
     "mlp_dropout": 0.0,
 }
+THEIRS = {
+    "layer_norm_eps": "norm_eps",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "hidden_dropout_prob": "mlp_dropout",
+}
+"""Our names of numbers and theirs, where they differ."""
 _ALLOWED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("norm_bias", (False,)),
     ("attention_bias", (False,)),

@@ -57,6 +57,22 @@ def test_explain_names_the_file_that_has_a_key(
 
 
 @pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("model.layer_norm_eps", "a number, above 0, at most 1; default 1.0e-12"),
+        ("schedule.warmup_ratio", "a number or null, 0 to 1; default null"),
+        ("schedule.total_steps", "an integer, 1 or more; default 1000"),
+        ("guard.peer_timeout_seconds", "a number, 0, or 1 to 31,536,000; default 45.0"),
+        ("model.next_sentence", "true or false; default true"),
+    ],
+)
+def test_explain_shows_the_range_of_a_number(
+    capsys: pytest.CaptureFixture[str], key: str, words: str
+) -> None:
+    assert f"{key}  ({words})" in said(capsys, "explain", key)
+
+
+@pytest.mark.parametrize(
     ("key", "meant"), [("schedul", "schedule?"), ("lrr", "deepspeed.optimizer.params.lr?")]
 )
 def test_explain_refuses_an_unknown_key(
