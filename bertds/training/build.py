@@ -229,7 +229,6 @@ def _build(
         notifier=notifier,
     )
     announce(config, plan, state, engine, has_held_out=validator is not None)
-    parts.clock.start()
     return Run(config, plan, state, parts, closing.pop_all())
 
 

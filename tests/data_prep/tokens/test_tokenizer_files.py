@@ -217,9 +217,6 @@ def test_a_small_vocabulary_leaves_out_rare_characters_and_no_more() -> None:
         choose_alphabet(Counter({chr(0x4E00 + i): 1 for i in range(3000)}), 300, rules)
 
 
-_PIECES = 4
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("accents", ["as the casing", "the other way"])
 @pytest.mark.parametrize("casing", ["uncased", "cased"])
