@@ -54,11 +54,6 @@ class EpochOrder:
             self.blocks[-1].append(shard)
             self.starts[-1] += rows
 
-    @property
-    def rows(self) -> int:
-        """The number of samples in the epoch."""
-        return self.starts[-1]
-
     def block_at(self, offset: int) -> int:
         """Return the number of the block that contains a position."""
         return bisect_right(self.starts, offset) - 1
