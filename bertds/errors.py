@@ -7,11 +7,24 @@ sysexits.h; the Slurm scripts requeue on it). An immediate exit by Ctrl-C gives 
 
 from __future__ import annotations
 
+import re
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_RUN_AGAIN = 75
 EXIT_INTERRUPTED = 130
+
+# Controls, Unicode's own line breaks, and the surrogates that represent bytes that are not UTF-8.
+_NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def one_line(text: object) -> str:
+    """Return a message with the characters escaped that would break its line or a terminal.
+
+    File names may contain them: all bytes are allowed in a name, except for ``/`` and zero.
+    """
+    return _NOT_SHOWN.sub(lambda found: ascii(found[0])[1:-1], str(text))
 
 
 def reason_of(error: Exception) -> str:
@@ -31,6 +44,10 @@ class BertdsError(Exception):
     """
 
     exit_code = EXIT_FAILED
+
+    def __str__(self) -> str:
+        """Return the message in one line, whatever characters its file names contain."""
+        return one_line(super().__str__())
 
 
 class UserError(BertdsError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -13,15 +14,22 @@ from typing import Any
 
 from bertds.data.formats.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from bertds.data.vocabulary import TOKENIZER_FILES, load_tokenizer_info
+from bertds.display import words
 from bertds.errors import DataError
 from bertds.system.atomic_files import sha256_file, write_json
 from bertds.system.json_fields import parse_json
 from data_prep import progress
 from data_prep.document import SourceFile
 from data_prep.settings import PrepSettings, differences
+from data_prep.sources.reading import file_facts
 
 WORK_FOLDER = ".work"
 REPORT_NAME = "report.html"
+
+_SHARD_OR_ROWS = re.compile(
+    r"(?:train|validation)/shard_\d{5,}\.h5"
+    r"|hdf5_lower_case_[^/]+/([^/]+)/\1_(?:training|test)_\d+\.hdf5"
+)
 
 
 class OtherSettings(DataError):
@@ -43,6 +51,7 @@ class EarlierRun:
         self, out: Path, files: Sequence[SourceFile], settings: PrepSettings, overwrite: bool
     ) -> None:
         self.out, self.work = out, out / WORK_FOLDER
+        self.files = files
         self.plan = self.work / "plan.json"
         self.refused = self.work / "refused.json"
         """The plan of a run that was refused (see :meth:`record_refusal`)."""
@@ -123,10 +132,27 @@ class EarlierRun:
             return False
         damaged = damaged_files(self.out, manifest)
         if damaged:
-            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-            progress.say(f"{self.out}: missing or damaged: {damaged[0]}{more}; preparing again")
+            progress.say(
+                f"{self.out}: missing or damaged: {damaged[0]}{words.and_more(damaged)}; preparing "
+                "again"
+            )
             self.manifest = manifest
+        else:
+            self._warn(manifest)
         return not damaged
+
+    def _warn(self, manifest: Manifest) -> None:
+        """Report what the checksums of a finished folder cannot show."""
+        warn_of_unlisted(self.out, _output_files(self.out), manifest)
+        finished = (self.out / MANIFEST_NAME).stat().st_mtime_ns
+        # The manifest has the sizes of the sources, but hashing them would take as long as reading.
+        local = [f.path for f in self.files if isinstance(f.path, Path) and f.reader != "hf"]
+        newer = [path for path in local if file_facts(path).st_mtime_ns > finished]
+        if newer:
+            progress.say(
+                f"warning: {newer[0]}{words.and_more(newer)}: modified after {self.out} was "
+                "prepared; if the text has changed, prepare it again with --overwrite"
+            )
 
     def different_from(self, manifest: Manifest) -> list[str]:
         """Return how a finished preparation differs from this one, as parts of a message."""
@@ -186,12 +212,52 @@ class EarlierRun:
             progress.say(f"{self.out}: the sources have changed; preparing all files again")
 
 
+def listed_files(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the manifest's entries of all shards and row files."""
+    entries = [asdict(shard) for shard in manifest.shards()]
+    return entries + [file for instance in manifest.instances for file in instance["files"]]
+
+
+def unlisted(names: Iterable[str], manifest: Manifest) -> list[str]:
+    """Return which files of a prepared folder are shards or rows but are not in its manifest.
+
+    They are left from a preparation of other text, of which there was more: the names are numbered.
+    ``bertds`` never reads them, but NeMo reads every file of a folder of rows.
+    """
+    listed = {entry["file"] for entry in listed_files(manifest)}
+    return sorted(n for n in names if n not in listed and _SHARD_OR_ROWS.fullmatch(n))
+
+
+def remove_unlisted(out: Path, manifest: Manifest) -> None:
+    """Remove the shards and rows that an earlier preparation of this folder left."""
+    left = unlisted(_output_files(out), manifest)
+    for name in left:
+        (out / name).unlink(missing_ok=True)
+    if left:
+        progress.say(
+            f"{out}: removed {words.count(len(left), 'file')} of an earlier preparation: {left[0]}"
+            f"{words.and_more(left)}"
+        )
+
+
+def warn_of_unlisted(where: Path | str, names: Iterable[str], manifest: Manifest) -> None:
+    """Report shards and rows that do not belong to a finished folder."""
+    if left := unlisted(names, manifest):
+        progress.say(
+            f"warning: {where}: {left[0]}{words.and_more(left)}: not listed in {MANIFEST_NAME}, "
+            "probably left from an earlier preparation; remove it"
+        )
+
+
+def _output_files(out: Path) -> list[str]:
+    patterns = ("train/*", "validation/*", "hdf5_lower_case_*/*/*")
+    return [p.relative_to(out).as_posix() for pattern in patterns for p in out.glob(pattern)]
+
+
 def damaged_files(out: Path, manifest: Manifest) -> list[str]:
     """Return the files of a finished folder that are missing or changed (all are hashed)."""
-    entries = [asdict(shard) for shard in manifest.shards()]
-    entries += [file for instance in manifest.instances for file in instance["files"]]
     damaged = []
-    for entry in entries:
+    for entry in listed_files(manifest):
         path = out / entry["file"]
         try:
             good = path.stat().st_size == entry["bytes"] and sha256_file(path) == entry["sha256"]

@@ -114,11 +114,9 @@ def _submit(request: PrepRequest, argv: list[str]) -> int:
     if answer.returncode != 0 or not job:
         lines = answer.stderr.strip().splitlines() or ["sbatch returned no job id"]
         raise ConfigError(lines[-1].removeprefix("bertds: error: "))
-    progress.say(
-        f"submitted: job {job}, {request.task_count} tasks\n"
-        f"watch:     squeue --jobs={job}\n"
-        f"cancel:    scancel {job}"
-    )
+    progress.say(f"submitted: job {job}, {request.task_count} tasks")
+    progress.say(f"watch:     squeue --jobs={job}")
+    progress.say(f"cancel:    scancel {job}")
     return 0
 
 

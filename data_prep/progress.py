@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from bertds.errors import one_line
 from bertds.system.secrets import masked
 
 if TYPE_CHECKING:
@@ -98,14 +99,14 @@ def in_time(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """Print one line for the user, on stderr and with secrets masked.
+    """Print one line for the user, on stderr, with secrets masked and controls escaped.
 
     The work continues if the line cannot be written: the reader of a pipe has ended
     (``2>&1 | head``), or the disk of a log file is full.
     """
     if not _silences:
         with suppress(OSError):
-            print(masked(text), file=sys.stderr, flush=True)
+            print(one_line(masked(text)), file=sys.stderr, flush=True)
 
 
 def summary(rows: Mapping[str, str]) -> None:

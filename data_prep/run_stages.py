@@ -29,7 +29,7 @@ from bertds.system.atomic_files import remove_leftovers, sha256_file
 from bertds.system.fault_points import reached
 from data_prep import progress
 from data_prep.document import Unit
-from data_prep.earlier_run import WORK_FOLDER, EarlierRun
+from data_prep.earlier_run import WORK_FOLDER, EarlierRun, remove_unlisted
 from data_prep.report.counts import check_any_left, count_documents, warn_of_unknown
 from data_prep.report.page import offer_report
 from data_prep.resolve import Resolved
@@ -114,6 +114,8 @@ class StageRun:
         )
 
         def finish() -> None:
+            # The sources may have changed since an interrupted run wrote its shards.
+            remove_unlisted(self.out, manifest)
             reached("prep.report")
             offer_report(self.out, manifest)
             reached("prep.manifest")

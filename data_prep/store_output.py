@@ -18,18 +18,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Set
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
 from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
 from bertds.data.remote.folder import mirror
+from bertds.data.vocabulary import TOKENIZER_FILES
 from bertds.errors import ConfigError, DataError
 from bertds.system import storage
 from bertds.system.secrets import masked
 from data_prep import progress
-from data_prep.earlier_run import EarlierRun, OtherSettings
+from data_prep.earlier_run import (
+    EarlierRun,
+    OtherSettings,
+    listed_files,
+    unlisted,
+    warn_of_unlisted,
+)
+
+_DROPPED = re.compile(r"dropped/[^/]+\.jsonl")
 
 
 def work_folder(url: str, asked: str | Path | None, task_count: int) -> Path:
@@ -89,8 +98,10 @@ def finished_there(url: str, earlier: EarlierRun) -> bool:
             f"{masked(url)}: prepared with other settings or sources ({'; '.join(different[:3])})"
         )
     if not different:
-        missing = _missing(url, manifest)
+        there = storage.list_files(url)
+        missing = _missing(there, manifest)
         if not missing:
+            warn_of_unlisted(masked(url), there, manifest)
             return True
         progress.say(f"{masked(url)}: {missing[0]} is missing or truncated; preparing it again")
     storage.remove(marker)
@@ -110,26 +121,43 @@ def publish(out: Path, url: str, manifest: Manifest, uploaded: Set[str]) -> None
     Raises:
         DataError, StoreError: the store refused or did not answer.
     """
-    there = uploaded - set(_missing(url, manifest))
+    there = uploaded - set(_missing(storage.list_files(url), manifest))
     for path in sorted(p for p in out.rglob("*") if p.is_file()):
         name = path.relative_to(out).as_posix()
         if not name.startswith(".") and name != MANIFEST_NAME and name not in there:
             storage.upload(path, storage.join(url, name))
     # The manifest makes the result visible, so every file must be in the store before it.
-    if missing := _missing(url, manifest):
+    in_store = storage.list_files(url)
+    if missing := _missing(in_store, manifest):
         raise DataError(
             f"{masked(url)}: {min(missing)} was uploaded, but is not in the store; run the same "
             "command again"
         )
+    # What an earlier preparation left there would be taken for a part of this one.
+    for name in unlisted(in_store, manifest) + _other_small_files(in_store, out):
+        storage.remove(storage.join(url, name))
     with tempfile.TemporaryDirectory() as folder:
         manifest.save(folder)
         storage.upload(Path(folder) / MANIFEST_NAME, storage.join(url, MANIFEST_NAME))
     progress.say(f"uploaded to {masked(url)}")
 
 
-def _missing(url: str, manifest: Manifest) -> list[str]:
-    """Return the files of a manifest that the store does not have in their full size."""
-    there = storage.list_files(url)
-    entries = [asdict(shard) for shard in manifest.shards()]
-    entries += [file for instance in manifest.instances for file in instance["files"]]
+def _missing(there: Mapping[str, int], manifest: Manifest) -> list[str]:
+    """Return the files of a manifest that the store does not have in their full size.
+
+    Args:
+        there: sizes of the files in the store, by name.
+        manifest: manifest of the folder.
+    """
+    entries = listed_files(manifest)
     return [entry["file"] for entry in entries if there.get(entry["file"]) != entry["bytes"]]
+
+
+def _other_small_files(there: Iterable[str], out: Path) -> list[str]:
+    """Return the tokenizer files and dropped documents in the store that ``out`` does not have."""
+    tokenizer = {f"tokenizer/{name}" for name in TOKENIZER_FILES}
+    return [
+        name
+        for name in there
+        if (name in tokenizer or _DROPPED.fullmatch(name)) and not (out / name).is_file()
+    ]

@@ -11,33 +11,17 @@ from typing import Any
 
 import yaml
 
-from bertds.config.describe import default_of, describe_type, field_docs
+from bertds.config.describe import default_of, describe_type, field_docs, is_numeric
 from bertds.config.keys import all_keys, dotted
 from bertds.config.load import flatten, load_config, split_assignments, to_dict
-from bertds.config.locate import find_deepspeed_json, find_json
+from bertds.config.locate import find_deepspeed_json, find_recipe_or_json
+from bertds.config.other_names import IN_JSON, OTHER_NAMES, suggestion
+from bertds.config.ranges import range_of
 from bertds.config.recipe import Config
-from bertds.config.suggest import nearest
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.engine.ds_config_texts import json_keys
 from bertds.errors import EXIT_BAD_INPUT, EXIT_OK, ConfigError
 from bertds.system.arguments import add_overrides
-
-JSON = "deepspeed."
-"""The prefix of DeepSpeed JSON keys, as in ``--set deepspeed.KEY=VALUE``."""
-OTHER_NAMES = {
-    "learning_rate": "lr",
-    "peak_lr": "lr",
-    "batch_size": "train_batch_size",
-    "global_batch_size": "train_batch_size",
-    "micro_batch_size": "train_micro_batch_size_per_gpu",
-    "max_grad_norm": "gradient_clipping",
-    "clipping": "gradient_clipping",
-    "max_steps": "total_steps",
-    "num_train_steps": "total_steps",
-    "max_seq_length": "sequence_length",
-    "zero": "zero_optimization",
-}
-"""Names of keys in other projects -> names here."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -63,9 +47,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default="",
         help="a key or section, such as schedule, lr or deepspeed.KEY (default: all)",
     )
-    diff = actions.add_parser("diff", help="print the keys that differ between two recipes")
-    diff.add_argument("first", help="a recipe, as a name or path")
-    diff.add_argument("second", help="another recipe")
+    diff = actions.add_parser(
+        "diff", help="print the keys that differ between two recipes or DeepSpeed JSON files"
+    )
+    diff.add_argument("first", help="a recipe or DeepSpeed JSON, as a name or path")
+    diff.add_argument("second", help="another one")
     validate = actions.add_parser("validate", help="check recipes and DeepSpeed JSON files")
     validate.add_argument(
         "files",
@@ -101,14 +87,15 @@ def main(argv: list[str] | None = None) -> int:
 def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> None:
     """Print the recipe as YAML that can be used as a recipe, with the JSON's keys as comments."""
     values = split_assignments(assignments)
-    for_json = {k.removeprefix(JSON): v for k, v in values.items() if k.startswith(JSON)}
-    for_recipe = {k: v for k, v in values.items() if not k.startswith(JSON)}
-    if named.endswith(".json"):
+    for_json = {k.removeprefix(IN_JSON): v for k, v in values.items() if k.startswith(IN_JSON)}
+    for_recipe = {k: v for k, v in values.items() if not k.startswith(IN_JSON)}
+    path = find_recipe_or_json(named)
+    if path.suffix == ".json":
         if for_recipe or deepspeed_json:
             raise ConfigError(
                 f"{named}: with a DeepSpeed JSON alone, only --set deepspeed.KEY=VALUE is allowed"
             )
-        print(json.dumps(load_deepspeed_json(find_json(named), for_json).values, indent=2))
+        print(json.dumps(load_deepspeed_json(path, for_json).values, indent=2))
         return
     config = load_config(named, for_recipe)
     changed = 0
@@ -127,17 +114,19 @@ def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> Non
         print("# The recipe does not name a DeepSpeed JSON (run.deepspeed_config).")
         return
     settings = _json_of(config, named, deepspeed_json, for_json)
-    given = dotted(settings.values, JSON)
+    given = dotted(settings.values, IN_JSON)
     print(f"#\n# The DeepSpeed JSON {settings.path}:")
     for key, value in given.items():
         print(f"# {key}: {json.dumps(value)}")
     # The optimizer's defaults are those of the variant, so they are not obvious from the JSON.
     optimizer = settings.optimizer
     for name in ("betas", "eps", "weight_decay", "bias_correction"):
-        if f"{JSON}optimizer.params.{name}" not in given:
-            print(f"# {JSON}optimizer.params.{name}: {_plain(getattr(optimizer, name))}  (default)")
+        if f"{IN_JSON}optimizer.params.{name}" not in given:
+            print(
+                f"# {IN_JSON}optimizer.params.{name}: {_plain(getattr(optimizer, name))}  (default)"
+            )
     if "deepspeed.gradient_clipping" not in given:
-        print(f"# {JSON}gradient_clipping: {settings.gradient_clipping}  (default)")
+        print(f"# {IN_JSON}gradient_clipping: {settings.gradient_clipping}  (default)")
 
 
 def _plain(value: object) -> str:
@@ -156,12 +145,13 @@ def _json_of(
 
 def _both(named: str) -> dict[str, Any]:
     """Return the dotted keys of a recipe and of the JSON that it names, or those of a JSON."""
-    if named.endswith(".json"):
-        return dotted(load_deepspeed_json(find_json(named)).values, JSON)
+    path = find_recipe_or_json(named)
+    if path.suffix == ".json":
+        return dotted(load_deepspeed_json(path).values, IN_JSON)
     config = load_config(named)
     values = flatten(to_dict(config))
     if config.run.deepspeed_config:
-        values |= dotted(_json_of(config, named, None).values, JSON)
+        values |= dotted(_json_of(config, named, None).values, IN_JSON)
     return values
 
 
@@ -181,9 +171,9 @@ def _validate(files: list[str]) -> int:
 
 def _explain(key: str) -> None:
     recipe_keys = all_keys()
-    in_json = {JSON + name: text for name, text in json_keys().items()}
+    in_json = {IN_JSON + name: text for name, text in json_keys().items()}
     known = [*recipe_keys, *in_json]
-    # Names of other projects are tried only if the name is not one of ours.
+    # Names of other projects count only if the name is not one of ours.
     chosen = _named(key, known) or _named(OTHER_NAMES.get(key, key), known)
     if not chosen and (file := Path(key)).suffix in (".json", ".yaml"):
         raise ConfigError(
@@ -191,21 +181,23 @@ def _explain(key: str) -> None:
         )
     if not chosen:
         sections = {name.rpartition(".")[0] for name in known}
-        raise ConfigError(f"unknown key {key}{nearest(key, [*sections, *known])}")
+        raise ConfigError(f"unknown key {key}{suggestion(key, [*sections, *known])}")
     # The heading is printed once, before the first key of the JSON.
     owner = ""
     for name in chosen:
         if name in in_json:
-            if owner != JSON and key:
+            if owner != IN_JSON and key:
                 print(
                     "Keys of the DeepSpeed JSON (on the command line: --set deepspeed.KEY=VALUE):"
                 )
-                owner = JSON
+                owner = IN_JSON
             print(name)
             text = in_json[name]
         else:
             default = _as_yaml(default_of(name))
-            print(f"{name}  ({describe_type(recipe_keys[name])}; default {default})")
+            kind = recipe_keys[name]
+            allowed = f", {range_of(name).words()}" if is_numeric(kind) else ""
+            print(f"{name}  ({describe_type(kind)}{allowed}; default {default})")
             text = field_docs()[name]
         print(
             textwrap.fill(
@@ -218,6 +210,6 @@ def _named(key: str, known: list[str]) -> list[str]:
     """Return the keys that a word denotes: itself, its section, or the last part of the name."""
     if not key:
         return known
-    full = (key, JSON + key)
+    full = (key, IN_JSON + key)
     inside = tuple(f"{name}." for name in full)
     return [n for n in known if n in full or n.startswith(inside) or n.endswith(f".{key}")]

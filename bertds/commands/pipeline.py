@@ -149,7 +149,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.check:
         print(f"{work}: recipes, JSONs, vocabulary and folders are in order")
         return EXIT_OK
-    work.mkdir(parents=True, exist_ok=True)
     facts = prepare_facts(work) if is_demo else None  # first, since it may need the network
     prepare(args, work)
     code = EXIT_OK

@@ -12,9 +12,7 @@ from typing import Any
 from bertds.errors import EXIT_OK, ConfigError, DataError
 from bertds.finetune.predict_inputs import read_questions, read_texts, read_words
 from bertds.finetune.predictor import POOLINGS, TASKS, Predictor, write_vectors
-from bertds.pretrained.transformers_api import (
-    as_hugging_face_folder,
-)
+from bertds.pretrained.transformers_api import as_hugging_face_folder
 from bertds.system.atomic_files import check_file_place, write_text
 from bertds.system.idle_options import given_options
 from bertds.system.logs import start_logging
@@ -85,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.max_length != 0 and args.max_length <= 4:
         raise ConfigError(f"--max-length {args.max_length}: must be 0 (as in the model) or above 4")
     if args.out != "-":
-        check_file_place("--out", args.out)
+        check_file_place(args.out)
     start_logging(is_main=True)
     # The input is read first, so that its errors are reported before the model is loaded.
     if args.task == "qa":

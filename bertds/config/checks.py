@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bertds.config.keys import all_keys
+from bertds.config.ranges import range_of
 from bertds.config.recipe import Config, DataConfig, ModelConfig, ScheduleConfig
 from bertds.config.row_settings import ImpossibleRows
 from bertds.errors import ConfigError
@@ -18,18 +19,13 @@ def _require(condition: bool, message: str) -> None:
 def check(config: Config) -> None:
     """Refuse values and combinations that cannot work, naming key, value and remedy."""
     model, data, schedule = config.model, config.data, config.schedule
-    # Bounds of single values.
+    # Ranges of single values.
     for key in all_keys():
         section, name = key.split(".", 1)
         value = getattr(getattr(config, section), "from_" if name == "from" else name)
-        lowest = 1 if key in _POSITIVE else 0
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            _require(value >= lowest, f"{key}={value} must be at least {lowest}")
-    # Fractions.
-    for key in _SHARES:
-        section, name = key.split(".", 1)
-        value = getattr(getattr(config, section), name)
-        _require(value is None or value <= 1, f"{key}={value} is a fraction and must be at most 1")
+            problem = range_of(key).problem(value)
+            _require(not problem, f"{key}={value} {problem}")
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         probability = getattr(model, name)
         _require(probability < 1, f"model.{name}={probability} drops everything; use less than 1")
@@ -45,6 +41,13 @@ def check(config: Config) -> None:
         f"model.num_attention_heads={model.num_attention_heads}",
     )
     check_style(model)
+    # Without data, this is the architecture of a checkpoint, which may be used in other ways.
+    segments = 2 if model.style == "bert" and data.path and data.pairs != "none" else 1
+    _require(
+        model.type_vocab_size >= segments,
+        f"model.type_vocab_size={model.type_vocab_size}, but rows with data.pairs={data.pairs} "
+        "have 2 segments; set model.type_vocab_size=2 or data.pairs=none",
+    )
     # Rows must fit into the model, and have room for two segments.
     _require(
         data.sequence_length <= model.max_position_embeddings,
@@ -101,6 +104,11 @@ def check(config: Config) -> None:
         horizon >= schedule.first_step + schedule.total_steps,
         f"schedule.horizon_steps={horizon} is before the run's end, schedule.first_step + "
         f"schedule.total_steps={schedule.first_step + schedule.total_steps}; raise it",
+    )
+    _require(
+        schedule.decay != "exponential" or schedule.clock_hours is None,
+        "schedule.decay=exponential counts steps (schedule.decay_every_steps), but "
+        "schedule.clock_hours follows the clock; use polynomial, cosine or sqrt",
     )
     check_decay(schedule, horizon)
     # Ramps of the batch size and the masking rate are complete or absent.
@@ -164,7 +172,6 @@ def check_urls(config: Config) -> None:
         not config.notify.webhook or config.notify.webhook.startswith(("http://", "https://")),
         "notify.webhook must start with http:// or https://",  # its value is a secret
     )
-    _require(config.data.cache_gib > 0, f"data.cache_gib={config.data.cache_gib} must be above 0")
 
 
 def check_rows(data: DataConfig) -> None:
@@ -230,41 +237,3 @@ def check_style(model: ModelConfig) -> None:
         f"model.local_attention={model.local_attention} must be even and at least 2: half of it "
         "is seen on each side",
     )
-
-
-_POSITIVE = {
-    "model.hidden_size",
-    "model.num_hidden_layers",
-    "model.num_attention_heads",
-    "model.intermediate_size",
-    "model.max_position_embeddings",
-    "model.type_vocab_size",
-    "model.global_attn_every_n_layers",
-    "model.global_rope_theta",
-    "model.local_rope_theta",
-    "data.max_predictions_per_sequence",
-    "data.prefetch_steps",
-    "schedule.total_steps",
-    "data.masked_lm_prob_steps",
-    "schedule.batch_from",
-    "schedule.decay_every_steps",
-    "schedule.horizon_steps",
-    "log.every_steps",
-    "guard.max_bad_steps",
-    "guard.spike_window",
-    "guard.meeting_timeout_seconds",
-}
-
-
-_SHARES = (
-    "model.hidden_dropout_prob",
-    "model.attention_probs_dropout_prob",
-    "data.masked_lm_prob",
-    "data.masked_lm_prob_end",
-    "data.rare_token_power",
-    "schedule.decay_ratio",
-    "data.short_seq_prob",
-    "schedule.warmup_ratio",
-    "schedule.warmup_from",
-    "schedule.floor",
-)

@@ -42,6 +42,11 @@ def describe_type(kind: object) -> str:
     return "null" if kind is type(None) else names[kind]
 
 
+def is_numeric(kind: object) -> bool:
+    """Return whether a declared type is a number, or a number or null."""
+    return any(arm in (int, float) for arm in (kind, *get_args(kind)))
+
+
 @cache
 def field_docs() -> dict[str, str]:
     """Return dotted key -> the docstring under the field in the source of the recipe classes."""

@@ -5,13 +5,14 @@ Put ``# yaml-language-server: $schema=recipe.schema.json`` on the first line of 
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from bertds.config.checks import _POSITIVE, _SHARES
-from bertds.config.describe import default_of
+from bertds.config.describe import default_of, is_numeric
 from bertds.config.keys import all_keys
+from bertds.config.ranges import SMALLEST, range_of
 from bertds.config.recipe import Config
 
 SIMPLE: dict[object, str] = {
@@ -42,11 +43,12 @@ def json_schema(texts: Mapping[str, str]) -> dict[str, Any]:
     for key, kind in all_keys().items():
         section, name = key.split(".", 1)
         value = {"description": texts.get(key, ""), **_type(kind), "default": default_of(key)}
-        # No number of a recipe is negative; checks.py lists those with other bounds.
-        if any(arm in (int, float) for arm in (kind, *get_args(kind))):
-            value["minimum"] = 1 if key in _POSITIVE else 0
-            if key in _SHARES:
-                value["maximum"] = 1
+        if is_numeric(kind):
+            allowed = range_of(key)
+            low = 0 if allowed.or_zero else allowed.low
+            value |= {"exclusiveMinimum": 0} if low == SMALLEST else {"minimum": low}
+            if allowed.high < math.inf:
+                value["maximum"] = allowed.high
         sections[section]["properties"][name] = value
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

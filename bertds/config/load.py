@@ -28,8 +28,8 @@ from bertds.config.checks import check
 from bertds.config.describe import describe_type
 from bertds.config.keys import all_keys, key_of
 from bertds.config.locate import find_recipe
+from bertds.config.other_names import suggestion
 from bertds.config.recipe import Config
-from bertds.config.suggest import nearest
 from bertds.errors import ConfigError, reason_of
 from bertds.system.json_fields import MOST
 from bertds.system.yaml_text import LimitedLoader, load_yaml
@@ -147,8 +147,9 @@ def load_config(
     sections = {section.name for section in fields(Config)}
     for name, values in nested.items():
         if name not in sections:
+            hint = suggestion(str(name), [*sections, *all_keys()])
             raise ConfigError(
-                f"{where}unknown section {name!r}{nearest(str(name), sections | set(all_keys()))}; "
+                f"{where}unknown section {name!r}{hint}; "
                 f"the sections are {', '.join(sorted(sections))}"
             )
         if values is None:
@@ -172,7 +173,7 @@ def load_config(
     built: dict[str, dict[str, Any]] = {name: {} for name in sections}
     for key, value in flat.items():
         if key not in known:
-            hint = nearest(key, known)
+            hint = suggestion(key, known)
             if not hint:
                 section = key.split(".", 1)[0]
                 hint = (

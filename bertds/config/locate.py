@@ -6,6 +6,7 @@ recipe in any folder; ``./mine.yaml`` and absolute paths denote only that file.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from bertds.config.recipe import Config
@@ -32,6 +33,23 @@ def find_json(named: str | Path, named_by: str | Path = "") -> Path:
     """Return the DeepSpeed JSON of this name or path; see :func:`find_recipe`."""
     folder = shipped_folder("ds_configs")
     return _find(named, named_by, folder, ("ds_configs",), ".json", "DeepSpeed JSON")
+
+
+def find_recipe_or_json(named: str) -> Path:
+    """Return the recipe, or else the DeepSpeed JSON, of this name or path; see :func:`find_recipe`.
+
+    ``lamb_phase1_h100`` is a JSON. ``modern_base``, which is both, is the recipe.
+    """
+    suffix = Path(named).suffix
+    if suffix in (".json", ".yaml"):
+        return find_json(named) if suffix == ".json" else find_recipe(named)
+    for find in (find_recipe, find_json):
+        with suppress(ConfigError):
+            return find(named)
+    folders = (PACKAGE / "recipes", shipped_folder("ds_configs"))
+    names = sorted({file.stem for folder in folders for file in folder.iterdir()})
+    hint = nearest(named, names) or "; `bertds recipes list` lists those that are included"
+    raise ConfigError(f"{named}: no such recipe or DeepSpeed JSON{hint}")
 
 
 def find_deepspeed_json(config: Config, recipe: str | None, given: str | None) -> Path:

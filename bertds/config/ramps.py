@@ -122,13 +122,3 @@ def held_out_mask_rate(data: DataConfig) -> float:
     It is constant because losses at different rates cannot be compared.
     """
     return data.masked_lm_prob if data.masked_lm_prob_end is None else data.masked_lm_prob_end
-
-
-def mean_mask_rate(data: DataConfig, total_steps: int) -> float:
-    """Return the mean rate over a run, for estimates of its operations."""
-    rate = MaskRate.of(data, total_steps)
-    if rate is None:
-        return data.masked_lm_prob
-    line = min(rate.steps, total_steps)
-    share = line / total_steps
-    return share * (rate.first + rate.at(line)) / 2 + (1 - share) * rate.last

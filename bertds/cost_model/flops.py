@@ -7,8 +7,13 @@ padding, no recomputation, and the vocabulary only for masked tokens.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
-from bertds.config.recipe import ModelConfig
+from bertds.config.ramps import BatchRamp, MaskRate
+from bertds.config.recipe import Config, ModelConfig
+
+PIECES = 200
+"""A changing masking rate is averaged over at most this number of parts of a range of steps."""
 
 
 def forward_backward_flops(
@@ -68,6 +73,37 @@ def parameter_count(model: ModelConfig, vocab_size: int) -> int:
 def masked_per_row(tokens: float, probability: float, most: int) -> float:
     """Return the number of masked tokens in a row with this number of real tokens."""
     return min(float(most), max(1.0, probability * tokens))
+
+
+def mean_masked_per_row(
+    config: Config, ramp: BatchRamp, tokens: float, first: int = 0, last: int | None = None
+) -> float:
+    """Return the mean number of masked tokens in a row of a range of steps.
+
+    Every step has its own rate, and its weight is its number of rows.
+
+    Args:
+        config: the recipe.
+        ramp: the global batch of each step.
+        tokens: real tokens of a row.
+        first: the first step, counted from 0.
+        last: the step after the last one; None = the end of the run.
+    """
+    data, most = config.data, config.data.max_predictions_per_sequence
+    rate = MaskRate.of(data, config.schedule.total_steps)
+    if rate is None:
+        return masked_per_row(tokens, data.masked_lm_prob, most)
+    last = config.schedule.total_steps if last is None else last
+    # The rate changes until a certain step; after it, it is constant.
+    turn = min(max(rate.steps, first), last)
+    pieces = max(1, min(PIECES, turn - first))
+    ends = [first + (turn - first) * n // pieces for n in range(pieces + 1)]
+    masked, rows = 0.0, 0
+    for begin, end in pairwise([*ends, last]):
+        here = ramp.samples(end) - ramp.samples(begin)
+        middle = (rate.at(begin) + rate.at(end - 1)) / 2
+        masked, rows = masked + here * masked_per_row(tokens, middle, most), rows + here
+    return masked / rows
 
 
 def mean_tokens(sequence_length: int) -> float:

@@ -43,6 +43,7 @@ class Shape:
     sequence_length: int
     tokens_per_row: float
     masked_per_row: float
+    """For memory at the highest masking rate of a run, for time at the mean one."""
     micro_batch: int
     precision: str
     stage: int

@@ -41,7 +41,7 @@ class EpochOrder:
 
     def __init__(self, source: Source, seed: int, epoch: int) -> None:
         self.seed, self.epoch = seed, epoch
-        counts = source.rows_by_shard(epoch)
+        counts = self._counts = source.rows_by_shard(epoch)
         self.blocks: list[list[int]] = []
         self.starts = [0]
         # A block is closed when the next shard would exceed block_rows.
@@ -54,14 +54,16 @@ class EpochOrder:
             self.blocks[-1].append(shard)
             self.starts[-1] += rows
 
-    @property
-    def rows(self) -> int:
-        """The number of samples in the epoch."""
-        return self.starts[-1]
-
     def block_at(self, offset: int) -> int:
         """Return the number of the block that contains a position."""
         return bisect_right(self.starts, offset) - 1
+
+    def offset_of(self, shard: int, row: int) -> int:
+        """Return the position of a row of a shard."""
+        block = next(number for number, shards in enumerate(self.blocks) if shard in shards)
+        before = self.blocks[block][: self.blocks[block].index(shard)]
+        place = row + int(self._counts[before].sum())
+        return self.starts[block] + int(np.flatnonzero(self.shuffle(block) == place)[0])
 
     def shuffle(self, block: int) -> np.ndarray:
         """Return int64 [rows of the block]: which row is at each position of the block."""

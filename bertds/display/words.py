@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sized
+
 
 def short(value: float) -> str:
     """Return a large number in short form: 1.3 M."""
@@ -14,6 +17,11 @@ def short(value: float) -> str:
 def count(number: int, one: str, many: str = "") -> str:
     """Return a number with its noun: 1 shard, 1,200 shards."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def and_more(names: Sized) -> str:
+    """Return what follows the first of several names: "", or `` and 2 more``."""
+    return f" and {len(names) - 1:,} more" if len(names) > 1 else ""
 
 
 def in_words(seconds: float) -> str:
@@ -30,3 +38,26 @@ def in_words(seconds: float) -> str:
 def size(number: float) -> str:
     """Return a number of bytes in words: ``12.3 MiB``, ``1.5 GiB``."""
     return f"{number / 2**30:,.1f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
+
+
+def cells(text: str) -> int:
+    """Return the width of a text in Latin letters; East Asian ones are as wide as two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def shorten(text: str, most: int, head: int) -> str:
+    """Return a text of at most ``most`` cells; of a longer one, the middle is omitted.
+
+    Args:
+        text: the text.
+        most: see :func:`cells`.
+        head: the part of them for the beginning.
+    """
+    if cells(text) <= most:
+        return text
+    begin = end = text
+    while cells(begin) > head:
+        begin = begin[:-1]
+    while cells(end) > most - head - 1:
+        end = end[1:]
+    return f"{begin}…{end}"

@@ -47,7 +47,7 @@ from bertds.distributed.liveness import KeyValueStore, OwnTime, ParentWatch, Tim
 from bertds.distributed.neighbours import Neighbours
 from bertds.distributed.progress import Progress, Sign, Standstill
 from bertds.distributed.watchdog import Watchdog
-from bertds.errors import EXIT_FAILED, BertdsError, StoppedError
+from bertds.errors import EXIT_FAILED, BertdsError, StoppedError, one_line
 from bertds.system.logs import log
 from bertds.system.processes import start_time
 
@@ -377,7 +377,7 @@ class Heartbeat:
         if (self._main_leaves or self._main_handles_it) and self._stopped.wait(30.0):
             return  # the main thread left its collective, or failed, and reports its own error
         message = f"{self.verdict}. This job stops now; run the same command again to resume"
-        log.error("%s", message) if log.handlers else print(message, file=sys.stderr)
+        log.error("%s", message) if log.handlers else print(one_line(message), file=sys.stderr)
         with suppress(Exception):
             self._on_leave()
         for handler in log.handlers:

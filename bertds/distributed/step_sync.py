@@ -57,6 +57,8 @@ class Agreement:
         self.main_hours = 0.0
         self.hours = 0.0
         self.tokens = 0
+        self.masked = 0
+        """Number of masked tokens in the steps of this process, on all ranks."""
 
     def begin(self, batch: StepBatch) -> dict[str, torch.Tensor | float]:
         """Exchange this step's counts.
@@ -95,8 +97,9 @@ class Agreement:
     def read(self) -> None:
         """Read the results of this step's exchanges. Call it after the update."""
         if self._counts is not None:
-            _, tokens, self.hours = self._counts.values()
+            masked, tokens, self.hours = self._counts.values()
             self.tokens += int(tokens)
+            self.masked += int(masked)
         if self._wishes is not None:
             wishes, waiting = self._wishes.values()
             self._stop = self._stop or wishes > 0

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertds.config.batch_plan import BatchPlan
+from bertds.config.other_names import IN_JSON, OTHER_NAMES
 from bertds.config.suggest import nearest_or_all
 from bertds.display.words import count
 from bertds.engine import ds_config_keys as schema
@@ -177,16 +178,17 @@ def _override(values: dict[str, Any], dotted: str, value: object) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(f"{dotted}={value!r}: {section} is not a section")
         here = inner
-    # Parse text as JSON, and as a Python number: "1e-3" is text in YAML.
-    if isinstance(value, str):
-        try:
-            value = json.loads(value.lower() if value in ("True", "False") else value)
-        except json.JSONDecodeError:
-            with contextlib.suppress(ValueError):
-                value = float(
-                    str(value)
-                )  # 1e-3 is a float to Python, text to YAML, nothing to JSON
-    here[last] = value
+    here[last] = _parsed(value) if isinstance(value, str) else value
+
+
+def _parsed(text: str) -> object:
+    """Read text as JSON or, like ``.5``, as a Python number; other text stays text."""
+    try:
+        return json.loads(text.lower() if text in ("True", "False") else text)
+    except json.JSONDecodeError:
+        with contextlib.suppress(ValueError):
+            return float(text)
+        return text
 
 
 def _check_section(values: object, table: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -198,7 +200,12 @@ def _check_section(values: object, table: dict[str, Any], prefix: str) -> dict[s
         full = prefix + key
         rule = table.get(key)
         if rule is None:
-            raise ConfigError(f"{full} is not a DeepSpeed key{nearest_or_all(key, table)}")
+            ours = OTHER_NAMES.get(key, "")
+            owner = "" if ours.startswith(IN_JSON) else ", a key of the recipe"
+            hint = nearest_or_all(key, table)
+            if ours:
+                hint = f" (did you mean {ours.removeprefix(IN_JSON)}{owner}?)"
+            raise ConfigError(f"{full} is not a DeepSpeed key{hint}")
         if isinstance(rule, schema.Refused):
             # A refused key is accepted with the value that switches its feature off, and left out.
             if not isinstance(value, dict | list) and value in rule.harmless:
@@ -218,12 +225,10 @@ def _short(value: object) -> str:
 
 
 def _check_value(value: object, rule: object, full: str) -> object:
-    if rule == schema.WHOLE_OR_AUTO:
-        # Only the micro batch may be "auto"; elsewhere Hugging Face's integration would fill it in.
-        if value == "auto":
-            return value
-        rule = schema.WHOLE
     if value == "auto":
+        # Only the micro batch may be "auto"; elsewhere Hugging Face's integration would fill it in.
+        if isinstance(rule, schema.Number) and rule.or_auto:
+            return value
         raise ConfigError(
             f'{full}="auto": set a value; "auto" is only supported by other frameworks'
         )
@@ -233,17 +238,15 @@ def _check_value(value: object, rule: object, full: str) -> object:
             words = ", ".join(str(word) for word in rule.words)
             raise ConfigError(f"{full}={_short(value)} must be one of {words}")
         return value
-    if rule in (schema.WHOLE, schema.WHOLE_OR_ZERO):
-        least = 1 if rule == schema.WHOLE else 0
+    if isinstance(rule, schema.Number):
         number = _finite(value)
-        if number is None or number != int(number) or not least <= number <= MOST:
-            raise ConfigError(f"{full}={_short(value)} must be a whole number of at least {least}")
-        return int(number)
-    if rule == schema.NUMBER:
-        number = _finite(value)
-        if number is None or number < 0:
-            raise ConfigError(f"{full}={_short(value)} must be a number of at least 0")
-        return number
+        whole = number is not None and number == int(number) and abs(number) <= MOST
+        if number is None or (rule.whole and not whole):
+            kind = "a whole number" if rule.whole else "a number"
+            raise ConfigError(f"{full}={_short(value)} must be {kind}")
+        if problem := rule.allowed.problem(number):
+            raise ConfigError(f"{full}={_short(value)} {problem}")
+        return int(number) if rule.whole else number
     kinds: dict[object, type] = {schema.FLAG: bool, schema.TEXT: str, schema.LIST: list}
     wanted = kinds.get(rule)
     if wanted is not None and not isinstance(value, wanted):

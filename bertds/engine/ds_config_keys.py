@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from bertds.config.ranges import LARGEST, SMALLEST, Range
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -29,10 +31,33 @@ class Choice:
     """Whether the explanation of the key ends with a list of the words."""
 
 
-FLAG, WHOLE, WHOLE_OR_ZERO, NUMBER, TEXT, LIST = "flag", "whole", "whole0", "number", "text", "list"
-WHOLE_OR_AUTO = "whole or auto"
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number in a range."""
+
+    allowed: Range
+    whole: bool = True
+    or_auto: bool = False
+    """Whether "auto" is accepted too."""
+
+
+FLAG, TEXT, LIST = "flag", "text", "list"
+WHOLE, WHOLE_OR_ZERO = Number(Range(1)), Number(Range(0))
+ROWS = Range(1, 2**24)
+"""Rows of one step: a rank has all its rows of a step in memory."""
+POSITIVE = Number(Range(SMALLEST, LARGEST), whole=False)
+POSITIVE_OR_ZERO = Number(Range(SMALLEST, LARGEST, or_zero=True), whole=False)
 
 _DTYPES = Choice(("fp32", "bf16", "fp16"))
+
+_GONE = Refused("DeepSpeed has removed this option")
+_NVME = "this option is part of NVMe offload"
+_NVME_PATH = Refused(f"{_NVME}; cpu is the only supported offload device")
+_NVME_OFF = Refused(_NVME, harmless=(False,))
+_WHOLE_WEIGHTS = Refused(
+    "our checkpoints always hold the full, unpartitioned float32 weights", (True, False)
+)
+_OWN_CHECKPOINTS = "this option concerns DeepSpeed's own checkpoints"
 
 OFFLOAD_OPTIMIZER = {
     "device": Choice(("none", "cpu")),
@@ -42,12 +67,10 @@ OFFLOAD_OPTIMIZER = {
         "with a lower ratio, some of the moments would not be saved in checkpoints",
         harmless=(1, 1.0),
     ),
-    "nvme_path": Refused(
-        "this option is part of NVMe offload; cpu is the only supported offload device"
-    ),
-    "pipeline_read": Refused("this option is part of NVMe offload", harmless=(False,)),
-    "pipeline_write": Refused("this option is part of NVMe offload", harmless=(False,)),
-    "fast_init": Refused("this option is part of NVMe offload", harmless=(False,)),
+    "nvme_path": _NVME_PATH,
+    "pipeline_read": _NVME_OFF,
+    "pipeline_write": _NVME_OFF,
+    "fast_init": _NVME_OFF,
     "super_offload": Refused("true keeps a second copy of the state", harmless=(False,)),
     "cpuadam_cores_perc": Refused("it belongs to super_offload"),
 }
@@ -57,11 +80,15 @@ OFFLOAD_PARAM = {
     "buffer_count": WHOLE_OR_ZERO,
     "buffer_size": WHOLE_OR_ZERO,
     "max_in_cpu": WHOLE_OR_ZERO,
-    "nvme_path": Refused(
-        "this option is part of NVMe offload; cpu is the only supported offload device"
-    ),
+    "nvme_path": _NVME_PATH,
 }
 _ZERO_PLUS = Refused("true changes the layout of the partitions", harmless=(False,))
+
+
+def _both(name: str, rule: str | Number) -> dict[str, str | Number]:
+    """Return the rule of a stage-3 key under its two names."""
+    return {f"stage3_{name}": rule, name: rule}
+
 
 ZERO = {
     "stage": Choice((0, 1, 2, 3)),
@@ -73,12 +100,8 @@ ZERO = {
     "allgather_bucket_size": WHOLE,
     "overlap_comm": FLAG,
     "compute_grad_norm": Refused("without it, NaN gradients would not be detected", (True,)),
-    "load_from_fp32_weights": Refused(
-        "this option concerns DeepSpeed's own checkpoints", (True, False)
-    ),
-    "elastic_checkpoint": Refused(
-        "this option concerns DeepSpeed's own checkpoints", (True, False)
-    ),
+    "load_from_fp32_weights": Refused(_OWN_CHECKPOINTS, (True, False)),
+    "elastic_checkpoint": Refused(_OWN_CHECKPOINTS, (True, False)),
     "offload_param": OFFLOAD_PARAM,
     "offload_optimizer": OFFLOAD_OPTIMIZER,
     "zenflow": Refused("its optimizer bypasses ours, so updates would not be exact"),
@@ -88,31 +111,17 @@ ZERO = {
         "an old option; set pin_memory in offload_optimizer or offload_param instead"
     ),
     "cpu_offload": Refused("an old name for offload_optimizer; use that instead"),
-    "stage3_prefetch_bucket_size": WHOLE_OR_ZERO,
-    "prefetch_bucket_size": WHOLE_OR_ZERO,
-    "stage3_param_persistence_threshold": WHOLE_OR_ZERO,
-    "param_persistence_threshold": WHOLE_OR_ZERO,
-    "stage3_model_persistence_threshold": WHOLE_OR_ZERO,
-    "model_persistence_threshold": WHOLE_OR_ZERO,
-    "stage3_max_live_parameters": WHOLE_OR_ZERO,
-    "max_live_parameters": WHOLE_OR_ZERO,
-    "stage3_max_reuse_distance": WHOLE_OR_ZERO,
-    "max_reuse_distance": WHOLE_OR_ZERO,
-    "stage3_gather_16bit_weights_on_model_save": Refused(
-        "our checkpoints always hold the full, unpartitioned float32 weights", (True, False)
-    ),
-    "gather_16bit_weights_on_model_save": Refused(
-        "our checkpoints always hold the full, unpartitioned float32 weights", (True, False)
-    ),
-    "stage3_gather_fp16_weights_on_model_save": Refused(
-        "our checkpoints always hold the full, unpartitioned float32 weights", (True, False)
-    ),
-    "stage3_module_granularity_threshold": WHOLE_OR_ZERO,
-    "module_granularity_threshold": WHOLE_OR_ZERO,
-    "stage3_use_all_reduce_for_fetch_params": FLAG,
-    "use_all_reduce_for_fetch_params": FLAG,
-    "stage3_allgather_sequential": FLAG,
-    "allgather_sequential": FLAG,
+    **_both("prefetch_bucket_size", WHOLE_OR_ZERO),
+    **_both("param_persistence_threshold", WHOLE_OR_ZERO),
+    **_both("model_persistence_threshold", WHOLE_OR_ZERO),
+    **_both("max_live_parameters", WHOLE_OR_ZERO),
+    **_both("max_reuse_distance", WHOLE_OR_ZERO),
+    "stage3_gather_16bit_weights_on_model_save": _WHOLE_WEIGHTS,
+    "gather_16bit_weights_on_model_save": _WHOLE_WEIGHTS,
+    "stage3_gather_fp16_weights_on_model_save": _WHOLE_WEIGHTS,
+    **_both("module_granularity_threshold", WHOLE_OR_ZERO),
+    **_both("use_all_reduce_for_fetch_params", FLAG),
+    **_both("allgather_sequential", FLAG),
     "ignore_unused_parameters": FLAG,
     "legacy_stage1": Refused("DeepSpeed has removed this option", (False,)),
     "round_robin_gradients": Refused(
@@ -124,9 +133,7 @@ ZERO = {
     "zero_quantized_nontrainable_weights": _ZERO_PLUS,
     "zero_quantized_gradients": _ZERO_PLUS,
     "memory_efficient_linear": FLAG,
-    "pipeline_loading_checkpoint": Refused(
-        "this option concerns DeepSpeed's own checkpoints", (False,)
-    ),
+    "pipeline_loading_checkpoint": Refused(_OWN_CHECKPOINTS, (False,)),
     "override_module_apply": FLAG,
     "log_trace_cache_warnings": FLAG,
     "enable_sanity_checks": FLAG,
@@ -134,9 +141,9 @@ ZERO = {
         "this option applies only to DeepSpeed's own Muon optimizer", (False,)
     ),
     "leaf_module": Refused("BERT has no module that needs it"),
-    "mics_shard_size": Refused("DeepSpeed has removed this option"),
-    "mics_hierarchical_params_gather": Refused("DeepSpeed has removed this option"),
-    "zeropp_loco_param": Refused("DeepSpeed has removed this option"),
+    "mics_shard_size": _GONE,
+    "mics_hierarchical_params_gather": _GONE,
+    "zeropp_loco_param": _GONE,
 }
 
 BF16 = {
@@ -151,12 +158,12 @@ BF16 = {
 FP16 = {
     "enabled": FLAG,
     "auto_cast": FLAG,
-    "loss_scale": NUMBER,
-    "initial_scale_power": WHOLE_OR_ZERO,
+    "loss_scale": POSITIVE_OR_ZERO,
+    "initial_scale_power": Number(Range(0, 127)),  # larger powers of 2 are infinite in float32
     "loss_scale_window": WHOLE,
     "hysteresis": WHOLE,
     "consecutive_hysteresis": FLAG,
-    "min_loss_scale": NUMBER,
+    "min_loss_scale": WHOLE,
     "fp16_master_weights_and_grads": Refused("master weights are float32", (False,)),
 }
 
@@ -165,15 +172,14 @@ _CHECKPOINTS = Refused("checkpoints are configured in the recipe's checkpoint se
 _TRACKERS = Refused(
     "configure trackers in the recipe, with tracking.wandb and tracking.tensorboard"
 )
-_GONE = Refused("DeepSpeed has removed this option")
 _PARALLEL = Refused(
     "BERT is trained with data parallelism only; use ZeRO to partition what does not fit"
 )
 
 TOP: dict[str, Any] = {
-    "train_batch_size": WHOLE,
-    "train_micro_batch_size_per_gpu": WHOLE_OR_AUTO,
-    "gradient_accumulation_steps": WHOLE,
+    "train_batch_size": Number(ROWS),
+    "train_micro_batch_size_per_gpu": Number(ROWS, or_auto=True),
+    "gradient_accumulation_steps": Number(ROWS),
     "optimizer": {"type": TEXT, "params": "any", "legacy_fusion": FLAG},
     "bf16": BF16,
     "bfloat16": BF16,
@@ -196,10 +202,10 @@ TOP: dict[str, Any] = {
     "zero_optimization": ZERO,
     "zero_allow_untested_optimizer": FLAG,
     "zero_force_ds_cpu_optimizer": FLAG,
-    "gradient_clipping": NUMBER,
+    "gradient_clipping": POSITIVE_OR_ZERO,
     "communication_data_type": _DTYPES,
     "prescale_gradients": FLAG,
-    "gradient_predivide_factor": NUMBER,
+    "gradient_predivide_factor": POSITIVE,
     "gradient_allreduce_op": Refused("losses are scaled for a mean over ranks", ("mean", "MEAN")),
     "steps_per_print": WHOLE,
     "wall_clock_breakdown": FLAG,
@@ -217,7 +223,7 @@ TOP: dict[str, Any] = {
     },
     "flops_profiler": {
         "enabled": FLAG,
-        "recompute_fwd_factor": NUMBER,
+        "recompute_fwd_factor": POSITIVE_OR_ZERO,
         "profile_step": WHOLE,
         "module_depth": "any",
         "top_modules": WHOLE,
@@ -241,7 +247,7 @@ TOP: dict[str, Any] = {
     "wandb": _TRACKERS,
     "csv_monitor": _TRACKERS,
     "comet": _TRACKERS,
-    "aio": Refused("this option is part of NVMe offload"),
+    "aio": Refused(_NVME),
     "autotuning": Refused("use `bertds plan` to size a run"),
     "compile": Refused("DeepCompile rearranges the ZeRO partitions"),
     "hybrid_engine": Refused("it is for reinforcement learning"),

@@ -32,14 +32,10 @@ _TEXTS = {
     "optimizer.params": "Parameters of the optimizer: lr, betas, eps, weight_decay ...",
     "optimizer.legacy_fusion": "In fp16, use DeepSpeed's older fused Adam implementation.",
     "bf16": "Train with bfloat16 weights and float32 master weights (Ampere or newer GPUs).",
-    "bf16.enabled": "Enable this section.",
     "bf16.immediate_grad_update": "Accumulate each gradient as soon as it is computed.",
     "bfloat16": "An older name for the bf16 section.",
-    "bfloat16.enabled": "Enable this section.",
-    "bfloat16.immediate_grad_update": "Accumulate each gradient as soon as it is computed.",
     "fp16": "Train with float16 weights, float32 master weights and a loss scale "
     "(for GPUs without bf16, such as the V100).",
-    "fp16.enabled": "Enable this section.",
     "fp16.auto_cast": "Convert the inputs to float16.",
     "fp16.loss_scale": "Fixed loss scale; 0 = dynamic.",
     "fp16.initial_scale_power": "The initial dynamic loss scale is 2 to this power.",
@@ -50,7 +46,6 @@ _TEXTS = {
     "that only consecutive overflows count.",
     "fp16.min_loss_scale": "Minimum dynamic loss scale.",
     "torch_autocast": "Keep float32 weights and compute in bfloat16 with torch.autocast.",
-    "torch_autocast.enabled": "Enable this section.",
     "torch_autocast.dtype": "Data type of the computation: bfloat16 or bf16.",
     "torch_autocast.lower_precision_safe_modules": "Modules that may compute in "
     "torch_autocast.dtype.",
@@ -87,31 +82,19 @@ _TEXTS = {
     "zero_optimization.sub_group_size": "Stage 3: number of elements that are updated at a time.",
     "zero_optimization.stage3_prefetch_bucket_size": "Stage 3: number of elements that are "
     "fetched ahead of use.",
-    "zero_optimization.prefetch_bucket_size": "The same as stage3_prefetch_bucket_size.",
     "zero_optimization.stage3_param_persistence_threshold": "Stage 3: tensors with fewer elements "
     "than this are not partitioned.",
-    "zero_optimization.param_persistence_threshold": "The same as "
-    "stage3_param_persistence_threshold.",
     "zero_optimization.stage3_model_persistence_threshold": "Stage 3: maximum total number of "
     "elements that are not partitioned.",
-    "zero_optimization.model_persistence_threshold": "The same as "
-    "stage3_model_persistence_threshold.",
     "zero_optimization.stage3_max_live_parameters": "Stage 3: maximum number of gathered "
     "elements held in memory at any one time.",
-    "zero_optimization.max_live_parameters": "The same as stage3_max_live_parameters.",
     "zero_optimization.stage3_max_reuse_distance": "Stage 3: weights that are used again within "
     "this number of elements stay gathered.",
-    "zero_optimization.max_reuse_distance": "The same as stage3_max_reuse_distance.",
     "zero_optimization.stage3_module_granularity_threshold": "Stage 3: modules smaller than this "
     "are fetched as a whole.",
-    "zero_optimization.module_granularity_threshold": "The same as "
-    "stage3_module_granularity_threshold.",
     "zero_optimization.stage3_use_all_reduce_for_fetch_params": "Stage 3: fetch weights with "
     "all-reduce instead of all-gather.",
-    "zero_optimization.use_all_reduce_for_fetch_params": "The same as "
-    "stage3_use_all_reduce_for_fetch_params.",
     "zero_optimization.stage3_allgather_sequential": "Stage 3: fetch tensors one at a time.",
-    "zero_optimization.allgather_sequential": "The same as stage3_allgather_sequential.",
     "zero_optimization.ignore_unused_parameters": "Accept parameters that receive no gradient.",
     "zero_optimization.parameter_alignment": "Align each tensor in its buffer.",
     "zero_optimization.memory_efficient_linear": "Stage 3: use linear layers that need less "
@@ -134,13 +117,11 @@ _TEXTS = {
     "disable_python_gc": "Switch off Python's garbage collector during a step.",
     "log_level": "Level of DeepSpeed's own messages.",
     "comms_logger": "DeepSpeed's communication log.",
-    "comms_logger.enabled": "Enable this section.",
     "comms_logger.verbose": "Log one line per operation.",
     "comms_logger.prof_all": "Measure all operations.",
     "comms_logger.debug": "Log the caller of each operation.",
     "comms_logger.prof_ops": "The operations to measure.",
     "flops_profiler": "DeepSpeed's FLOPs profiler.",
-    "flops_profiler.enabled": "Enable this section.",
     "flops_profiler.recompute_fwd_factor": "Weight of recomputed forward passes in the count.",
     "flops_profiler.profile_step": "The step that is profiled.",
     "flops_profiler.module_depth": "Depth of the module tree that is printed; -1 = all.",
@@ -193,9 +174,19 @@ def _walk(table: dict[str, Any], prefix: str, texts: dict[str, str]) -> None:
             continue
         listed = isinstance(rule, Choice) and rule.listed
         kind = f" One of {', '.join(map(str, rule.words))}." if listed else ""
-        texts[full] = _TEXTS[full] + kind
+        texts[full] = _text(full) + kind
         if isinstance(rule, dict):
             _walk(rule, full + ".", texts)
+
+
+def _text(full: str) -> str:
+    """Return the text of a key, which may be another name of a key in the table."""
+    section, _, key = full.rpartition(".")
+    if f"{section}.stage3_{key}" in _TEXTS:
+        return f"The same as stage3_{key}."
+    if key == "enabled" and section != "timers.throughput":
+        return "Enable this section."
+    return _TEXTS[full.replace("bfloat16.", "bf16.")]
 
 
 def _refusal(rule: Refused) -> str:

@@ -89,14 +89,11 @@ def meet_processes(limit_seconds: float = MEETING_SECONDS) -> dist.Store:
     return _store
 
 
-def main_first(
-    rank_info: RankInfo, name: str, work: Callable[[], None], limit_seconds: float
-) -> None:
-    """Let rank 0 do something before the others continue. All processes must have met before.
+def main_first(rank_info: RankInfo, work: Callable[[], None], limit_seconds: float) -> None:
+    """Let rank 0 fetch checkpoints before the others continue. All processes must have met before.
 
     Args:
         rank_info: of this process.
-        name: of the work; unique within the run.
         work: done by rank 0 alone.
         limit_seconds: how long the others wait.
 
@@ -104,7 +101,7 @@ def main_first(
         BertdsError: rank 0 did not finish in time.
         Exception: on rank 0, what ``work`` raised.
     """
-    key = f"bertds/main_first/{name}"
+    key = "bertds/main_first/fetch checkpoints"
     if rank_info.is_main:
         work()
         if rank_info.world_size > 1:
@@ -113,7 +110,9 @@ def main_first(
     try:
         meet_processes().wait([key], timedelta(seconds=limit_seconds))
     except dist.DistStoreError as error:  # a timeout; a lost rank 0 raises another error
-        raise BertdsError(f"rank 0 did not finish within {limit_seconds:.0f} s: {name}") from error
+        raise BertdsError(
+            f"rank 0 did not finish within {limit_seconds:.0f} s: fetch checkpoints"
+        ) from error
 
 
 def start_processes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from bertds.errors import ConfigError
@@ -62,172 +62,123 @@ class Task:
     """Name of the task's folder in GLUE's distribution."""
 
 
-def _train() -> tuple[Files, ...]:
-    return (Files(names=("train.tsv",), hub_split="train"),)
+def _glue(
+    name: str,
+    folder: str,
+    published: str,
+    *,
+    text: str,
+    pair: str | None = None,
+    label: str = "label",
+    labels: tuple[str, ...] = ("0", "1"),
+    metrics: tuple[str, ...] = ("accuracy",),
+    hub_columns: dict[str, str] | None = None,
+) -> Task:
+    """Return a classification of GLUE, with the files of its distribution."""
+    return Task(
+        name=name,
+        folder=folder,
+        kind="classification",
+        text=text,
+        pair=pair,
+        label=label,
+        labels=labels,
+        metrics=metrics,
+        main_metric=metrics[0],
+        hub=("nyu-mll/glue", name),
+        hub_columns=hub_columns or {},
+        train=(Files(names=("train.tsv",), hub_split="train"),),
+        dev=(Files(names=("dev.tsv",), hub_split="validation"),),
+        test=(Files(names=("test.tsv",), submission=f"{folder}.tsv", hub_split="test"),),
+        published=published,
+    )
 
 
-def _dev() -> tuple[Files, ...]:
-    return (Files(names=("dev.tsv",), hub_split="validation"),)
-
-
-def _test(submission: str) -> tuple[Files, ...]:
-    return (Files(names=("test.tsv",), submission=submission, hub_split="test"),)
-
-
-_SENTENCES = {"sentence1": "sentence1", "sentence2": "sentence2"}
+_COLA = _glue(
+    "cola",
+    "CoLA",
+    "test Matthews 52.1 / 60.5",
+    text="sentence",
+    metrics=("matthews", "accuracy"),
+)
+_STSB = _glue(
+    "stsb",
+    "STS-B",
+    "test Spearman 85.8 / 86.5",
+    text="sentence1",
+    pair="sentence2",
+    label="score",
+    labels=(),
+    metrics=("pearson", "spearman"),
+    hub_columns={"score": "label"},
+)
+_MNLI = _glue(
+    "mnli",
+    "MNLI",
+    "test accuracy m/mm 84.6/83.4 / 86.7/85.9",
+    text="sentence1",
+    pair="sentence2",
+    label="gold_label",
+    labels=NLI,
+    hub_columns={"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"},
+)
+_MNLI_DEV = (
+    Files(names=("dev_matched.tsv",), hub_split="validation_matched"),
+    Files(names=("dev_mismatched.tsv",), hub_split="validation_mismatched"),
+)
+_MNLI_TEST = (
+    Files(names=("test_matched.tsv",), submission="MNLI-m.tsv", hub_split="test_matched"),
+    Files(names=("test_mismatched.tsv",), submission="MNLI-mm.tsv", hub_split="test_mismatched"),
+    Files(names=("diagnostic.tsv",), submission="AX.tsv"),
+)
 
 _GLUE = [
-    Task(
-        name="cola",
-        folder="CoLA",
-        kind="classification",
-        text="sentence",
-        labels=("0", "1"),
-        columns=("source", "label", "mark", "sentence"),
-        metrics=("matthews", "accuracy"),
-        main_metric="matthews",
-        hub=("nyu-mll/glue", "cola"),
-        train=_train(),
-        dev=_dev(),
-        test=_test("CoLA.tsv"),
-        published="test Matthews 52.1 / 60.5",
-    ),
-    Task(
-        name="sst2",
-        folder="SST-2",
-        kind="classification",
-        text="sentence",
-        labels=("0", "1"),
-        metrics=("accuracy",),
-        main_metric="accuracy",
-        hub=("nyu-mll/glue", "sst2"),
-        train=_train(),
-        dev=_dev(),
-        test=_test("SST-2.tsv"),
-        published="test accuracy 93.5 / 94.9",
-    ),
-    Task(
-        name="mrpc",
-        folder="MRPC",
-        kind="classification",
+    replace(_COLA, columns=("source", "label", "mark", "sentence")),
+    _glue("sst2", "SST-2", "test accuracy 93.5 / 94.9", text="sentence"),
+    _glue(
+        "mrpc",
+        "MRPC",
+        "test F1 88.9 / 89.3",
         text="#1 String",
         pair="#2 String",
         label="Quality",
-        labels=("0", "1"),
         metrics=("f1", "accuracy"),
-        main_metric="f1",
-        hub=("nyu-mll/glue", "mrpc"),
         hub_columns={"#1 String": "sentence1", "#2 String": "sentence2", "Quality": "label"},
-        train=_train(),
-        dev=_dev(),
-        test=_test("MRPC.tsv"),
-        published="test F1 88.9 / 89.3",
     ),
-    Task(
-        name="stsb",
-        folder="STS-B",
-        kind="regression",
-        text="sentence1",
-        pair="sentence2",
-        label="score",
-        metrics=("pearson", "spearman"),
-        main_metric="spearman",
-        hub=("nyu-mll/glue", "stsb"),
-        hub_columns={**_SENTENCES, "score": "label"},
-        train=_train(),
-        dev=_dev(),
-        test=_test("STS-B.tsv"),
-        published="test Spearman 85.8 / 86.5",
-    ),
-    Task(
-        name="qqp",
-        folder="QQP",
-        kind="classification",
+    replace(_STSB, kind="regression", main_metric="spearman"),
+    _glue(
+        "qqp",
+        "QQP",
+        "test F1 71.2 / 72.1",
         text="question1",
         pair="question2",
         label="is_duplicate",
-        labels=("0", "1"),
         metrics=("f1", "accuracy"),
-        main_metric="f1",
-        hub=("nyu-mll/glue", "qqp"),
         hub_columns={"is_duplicate": "label"},
-        train=_train(),
-        dev=_dev(),
-        test=_test("QQP.tsv"),
-        published="test F1 71.2 / 72.1",
     ),
-    Task(
-        name="mnli",
-        folder="MNLI",
-        kind="classification",
-        text="sentence1",
-        pair="sentence2",
-        label="gold_label",
-        labels=NLI,
-        metrics=("accuracy",),
-        main_metric="accuracy",
-        hub=("nyu-mll/glue", "mnli"),
-        hub_columns={"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"},
-        train=(Files(names=("train.tsv",), hub_split="train"),),
-        dev=(
-            Files(names=("dev_matched.tsv",), hub_split="validation_matched"),
-            Files(names=("dev_mismatched.tsv",), hub_split="validation_mismatched"),
-        ),
-        test=(
-            Files(names=("test_matched.tsv",), submission="MNLI-m.tsv", hub_split="test_matched"),
-            Files(
-                names=("test_mismatched.tsv",),
-                submission="MNLI-mm.tsv",
-                hub_split="test_mismatched",
-            ),
-            Files(names=("diagnostic.tsv",), submission="AX.tsv"),
-        ),
-        published="test accuracy m/mm 84.6/83.4 / 86.7/85.9",
-    ),
-    Task(
-        name="qnli",
-        folder="QNLI",
-        kind="classification",
+    replace(_MNLI, dev=_MNLI_DEV, test=_MNLI_TEST),
+    _glue(
+        "qnli",
+        "QNLI",
+        "test accuracy 90.5 / 92.7",
         text="question",
         pair="sentence",
         labels=RTE_LABELS,
-        metrics=("accuracy",),
-        main_metric="accuracy",
-        hub=("nyu-mll/glue", "qnli"),
-        train=_train(),
-        dev=_dev(),
-        test=_test("QNLI.tsv"),
-        published="test accuracy 90.5 / 92.7",
     ),
-    Task(
-        name="rte",
-        folder="RTE",
-        kind="classification",
+    _glue(
+        "rte",
+        "RTE",
+        "test accuracy 66.4 / 70.1",
         text="sentence1",
         pair="sentence2",
         labels=RTE_LABELS,
-        metrics=("accuracy",),
-        main_metric="accuracy",
-        hub=("nyu-mll/glue", "rte"),
-        train=_train(),
-        dev=_dev(),
-        test=_test("RTE.tsv"),
-        published="test accuracy 66.4 / 70.1",
     ),
-    Task(
-        name="wnli",
-        folder="WNLI",
-        kind="classification",
+    _glue(
+        "wnli",
+        "WNLI",
+        "omitted in the paper (majority class 65.1)",
         text="sentence1",
         pair="sentence2",
-        labels=("0", "1"),
-        metrics=("accuracy",),
-        main_metric="accuracy",
-        hub=("nyu-mll/glue", "wnli"),
-        train=_train(),
-        dev=_dev(),
-        test=_test("WNLI.tsv"),
-        published="omitted in the paper (majority class 65.1)",
     ),
 ]
 
@@ -305,16 +256,10 @@ def _squad(name: str, version: str, dev: tuple[str, ...], published: str) -> Tas
 
 _OWN = {
     "train": ("train.csv", "train.tsv", "train.jsonl"),
-    "dev": (
-        "dev.csv",
-        "dev.tsv",
-        "dev.jsonl",
-        "validation.csv",
-        "validation.tsv",
-        "validation.jsonl",
-        "valid.csv",
-        "valid.tsv",
-        "valid.jsonl",
+    "dev": tuple(
+        f"{name}.{ending}"
+        for name in ("dev", "validation", "valid")
+        for ending in ("csv", "tsv", "jsonl")
     ),
     "test": ("test.csv", "test.tsv", "test.jsonl"),
 }

@@ -3,9 +3,9 @@
 ```text
 OUT/
   results.json           settings, every run's scores, mean and spread, what was left out
-  results.json           settings, every run's scores, mean and spread, rows that were left out
   model/                 the best run's model: a Hugging Face folder
   predictions/           dev and test predictions in the official format of the task
+```
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bertds import __version__
+from bertds.data.vocabulary_file import VOCAB, vocabulary_file
 from bertds.distributed.rank_info import find_rank_info
 from bertds.errors import ConfigError
 from bertds.finetune.load import load_task
@@ -44,6 +45,9 @@ from bertds.system.atomic_files import write_json
 from bertds.system.folder_lock import FolderLock
 from bertds.system.json_fields import parse_json
 from bertds.system.logs import log
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 RESULTS = "results.json"
 UNFINISHED = ".unfinished"
@@ -204,6 +208,11 @@ class _Runner:
             null_threshold=self.options.null_threshold,
         )
 
+    def _new_model(self) -> PreTrainedModel:
+        """Return the given model with a new head."""
+        head = head_arguments(self.task, self.labels)
+        return load_transformers(self.folder, CLASSES[self.task.kind], dtype=torch.float32, **head)
+
     def run(self, data_options: DataOptions) -> dict[str, Any]:
         """Run all trials and write the folder."""
         options = self.options
@@ -225,12 +234,7 @@ class _Runner:
         options, task = self.options, self.task
         settings = replace(options.settings, learning_rate=learning_rate, seed=seed)
         torch.manual_seed(seed)  # decides the initial weights of the new head
-        model = load_transformers(
-            self.folder,
-            CLASSES[task.kind],
-            dtype=torch.float32,
-            **head_arguments(task, self.labels),
-        )
+        model = self._new_model()
         if options.deepspeed:
             from bertds.finetune.deepspeed_stepper import DeepSpeedStepper
 
@@ -321,17 +325,13 @@ class _Runner:
             )
         if self.options.save_model:
             shutil.rmtree(out / "model", ignore_errors=True)
-            model = load_transformers(
-                self.folder,
-                CLASSES[task.kind],
-                dtype=torch.float32,
-                **head_arguments(task, self.labels),
-            )
+            model = self._new_model()
             model.load_state_dict(self.best[1])
             model.save_pretrained(out / "model")
             self.tokenizer.save_pretrained(out / "model")
-            if (self.folder / "vocab.txt").is_file():  # transformers 5 writes tokenizer.json only
-                shutil.copyfile(self.folder / "vocab.txt", out / "model" / "vocab.txt")
+            if (file := vocabulary_file(self.folder)).name == VOCAB:
+                # transformers 5 writes tokenizer.json only.
+                shutil.copyfile(file, out / "model" / VOCAB)
         write_json(out / RESULTS, results)
         (out / UNFINISHED).unlink()
 

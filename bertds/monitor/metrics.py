@@ -113,8 +113,11 @@ class Metrics:
         """Times the weight updates, including the reduction of the gradients."""
         # Global sums of an unfinished window, which checkpoints store.
         self._carried = [0.0] * len(RunningSums.NAMES)
+        self.masked = 0
+        """Number of masked tokens in the steps of this process, on all ranks."""
         self._clock = time.perf_counter()
         self._tokens = 0
+        self._masked = 0
         self._samples = 0
         self._stalled = 0.0
 
@@ -175,10 +178,10 @@ class Metrics:
         }
         # Values that depend on the model, the number of ranks or the optimizer.
         if self.meter is not None:
-            values.update(self.meter.read(tokens, state.samples - self._samples, seconds))
+            masked, samples = self.masked - self._masked, state.samples - self._samples
+            values.update(self.meter.read(tokens, masked, samples, seconds))
         if self.rank_speed is not None:
             values.update(self.rank_speed.line())
-        self._samples = state.samples
         scale = self.engine.loss_scale()
         if scale is not None:
             values["loss_scale"] = scale
@@ -188,7 +191,8 @@ class Metrics:
                 group: [_short(number) for number in triple] for group, triple in ratios.items()
             }
         # The next window begins.
-        self._clock, self._tokens, self._stalled = now, state.tokens, stall_seconds
+        self._clock, self._stalled = now, stall_seconds
+        self._tokens, self._masked, self._samples = state.tokens, self.masked, state.samples
         self.write(values)
 
     def write(self, values: dict[str, Any]) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import load_config
 from bertds.config.locate import find_json, find_recipe
-from bertds.config.ramps import BatchRamp, mean_mask_rate
+from bertds.config.ramps import BatchRamp
 from bertds.config.recipe import Config
-from bertds.cost_model.flops import forward_backward_flops, masked_per_row, mean_tokens
+from bertds.cost_model.flops import forward_backward_flops, mean_masked_per_row, mean_tokens
 from bertds.errors import ConfigError
 from bertds.system.json_fields import parse_json
 
@@ -104,12 +104,8 @@ def _flops(config: Config, vocab_size: int, recipe: str) -> float:
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{path}: train_batch_size cannot be read ({error!r})") from None
     tokens = mean_tokens(config.data.sequence_length)
-    masked = masked_per_row(
-        tokens,
-        mean_mask_rate(config.data, config.schedule.total_steps),
-        config.data.max_predictions_per_sequence,
-    )
-    per_row = forward_backward_flops(config.model, vocab_size, tokens, masked)
     full = BatchPlan(global_batch_size=int(batch), micro_batch_size=1, world_size=1)
-    rows = BatchRamp.of(config.schedule, full).samples(config.schedule.total_steps)
-    return per_row * float(rows)
+    ramp = BatchRamp.of(config.schedule, full)
+    masked = mean_masked_per_row(config, ramp, tokens)
+    per_row = forward_backward_flops(config.model, vocab_size, tokens, masked)
+    return per_row * float(ramp.samples(config.schedule.total_steps))

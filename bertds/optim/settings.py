@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bertds.config.ranges import LARGEST, SMALLEST, Range
 from bertds.config.suggest import nearest_or_all
 from bertds.errors import ConfigError
+from bertds.system.json_fields import is_finite
 
 Kind = Literal["Adam", "AdamW", "Lamb", "Muon"]
 Variant = Literal["nvidia", "deepspeed", "paper"]
@@ -71,12 +73,13 @@ class OptimizerSettings:
 
 
 _NUMBERS = {
-    "lr": (0.0, math.inf),
-    "eps": (0.0, 1.0),
-    "weight_decay": (0.0, math.inf),
-    "min_coeff": (0.0, math.inf),
-    "max_coeff": (0.0, math.inf),
-    "momentum": (0.0, 1.0),
+    "lr": Range(0, LARGEST),
+    # Unused words have a gradient of 0: without eps, their update would be 0 / 0.
+    "eps": Range(SMALLEST, 1),
+    "weight_decay": Range(0, LARGEST),
+    "min_coeff": Range(0, LARGEST),
+    "max_coeff": Range(SMALLEST, LARGEST),  # 0 would make every update 0
+    "momentum": Range(0, 1),
 }
 _COMMON = ("lr", "betas", "eps", "weight_decay", "bias_correction")
 _PARAMETERS = {
@@ -137,16 +140,16 @@ def parse_optimizer(section: Mapping[str, Any]) -> OptimizerSettings:
 def _build(key: str, params: Mapping[str, Any], where: str) -> OptimizerSettings:
     # Values in the JSON replace defaults; a variant of LAMB has its own defaults.
     values: dict[str, Any] = {}
-    for name, (low, high) in _NUMBERS.items():
+    for name, numbers in _NUMBERS.items():
         if name in params:
-            values[name] = _number(params[name], f"{where}.{name}", low, high)
+            values[name] = _number(params[name], f"{where}.{name}", numbers)
     if "lr" not in values:
         raise ConfigError(f"{where}.lr is missing: it is the peak learning rate")
     if "betas" in params:
         betas = params["betas"]
         if not isinstance(betas, list | tuple) or len(betas) != 2:
             raise ConfigError(f"{where}.betas={betas!r} must be a list of two numbers")
-        values["betas"] = tuple(_number(b, f"{where}.betas", 0.0, 1.0) for b in betas)
+        values["betas"] = tuple(_number(b, f"{where}.betas", Range(0, 1)) for b in betas)
         if max(values["betas"]) >= 1.0:
             raise ConfigError(f"{where}.betas={betas!r} must be below 1")
     flags = {
@@ -195,12 +198,11 @@ def _muon(values: dict[str, Any], ns_steps: object, where: str) -> OptimizerSett
     return OptimizerSettings(**values, kind="Muon", ns_steps=ns_steps)
 
 
-def _number(value: object, where: str, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        raise ConfigError(f"{where}={value!r} must be a number")
-    if not low <= value <= high or math.isinf(value):
-        limit = f"at least {low:g}" + ("" if math.isinf(high) else f" and at most {high:g}")
-        raise ConfigError(f"{where}={value!r} must be {limit}")
+def _number(value: object, where: str, allowed: Range) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
+        raise ConfigError(f"{where}={value!r:.40} must be a number")
+    if problem := allowed.problem(value):
+        raise ConfigError(f"{where}={value!r} {problem}")
     return float(value)
 
 

@@ -12,7 +12,7 @@ from bertds.config.load import split_assignments
 from bertds.config.recipe import Config
 from bertds.data.formats.manifest import MANIFEST_NAME
 from bertds.engine.ds_config import DeepSpeedSettings
-from bertds.errors import BertdsError, ConfigError, DataError
+from bertds.errors import BertdsError, ConfigError, DataError, one_line
 from bertds.pipeline import demo_corpus, facts
 from bertds.system.atomic_files import write_json
 from bertds.system.json_fields import parse_json
@@ -69,7 +69,7 @@ def work_folder(path: str) -> Path:
 
 def say(text: str) -> None:
     """Print the name of a stage."""
-    print(f"\n== {text}", file=sys.stderr, flush=True)
+    print(f"\n== {one_line(text)}", file=sys.stderr, flush=True)
 
 
 def own_phases(args: argparse.Namespace, work: Path) -> list[Phase]:

@@ -8,9 +8,9 @@ from statistics import median
 from typing import Any
 
 from bertds.config.load import load_config, read_yaml
-from bertds.config.ramps import mean_mask_rate
+from bertds.config.ramps import BatchRamp
 from bertds.config.recipe import Config
-from bertds.cost_model.flops import forward_backward_flops, masked_per_row, parameter_count
+from bertds.cost_model.flops import forward_backward_flops, mean_masked_per_row, parameter_count
 from bertds.cost_model.hardware import Hardware, kind_of
 from bertds.cost_model.memory import estimate
 from bertds.cost_model.step_time import micro_batch_bytes, optimizer_bytes
@@ -87,7 +87,7 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
 
     config = load_config(read_yaml(run / "config.yaml"))
     settings = _object(run / "deepspeed.json")
-    words = vocabulary_size(run / "tokenizer")
+    words = 0
     starts = _starts(run)
     ranks = at(starts[-1], "world_size", int, 1) if starts else 1
     # A checkpoint knows the vocabulary and the number of ranks better than files that can be
@@ -96,6 +96,7 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
         facts = read_manifest(folder)
         ranks = facts["world_size"]
         words = at(facts, "model.vocab_size", int, words)
+    words = words or vocabulary_size(run / "tokenizer")
     return config, settings, words, ranks
 
 
@@ -144,12 +145,12 @@ def calibrate(run: Path) -> Calibration:
     warm = lines[begin:]
     # Operations per token, from the rows that the run has actually seen.
     tokens = lines[-1]["tokens"] / lines[-1]["samples"]
-    masked = masked_per_row(
-        tokens,
-        mean_mask_rate(config.data, config.schedule.total_steps),
-        config.data.max_predictions_per_sequence,
-    )
-    per_token = forward_backward_flops(config.model, words, tokens, masked) / tokens
+    ramp = BatchRamp.of(config.schedule, settings.batch_plan(ranks))
+
+    def per_token(first: int, last: int) -> float:
+        masked = mean_masked_per_row(config, ramp, tokens, first, last)
+        return forward_backward_flops(config.model, words, tokens, masked) / tokens
+
     again = 4 / 3 if config.model.activation_checkpointing == "full" else 1.0
     # Seconds per update, from consecutive lines.
     seconds = sum(line["seconds"] for line in warm)
@@ -170,7 +171,12 @@ def calibrate(run: Path) -> Calibration:
         # At most half of the rest: caches can make the smallest models faster than this model.
         left = 1.0 - of_one / of_step
         outside = max(left / 2, left - moved / memory_rate / of_step)
-    rate = median(line["tokens_per_second"] for line in warm) * per_token / ranks * again / outside
+    # Each line has its own masking rate, if the rate changes during the run.
+    rates = [
+        line["tokens_per_second"] * per_token(before["step"], line["step"])
+        for before, line in zip(lines[begin - 1 :], warm)
+    ]
+    rate = median(rates) / ranks * again / outside
     base = 0.0
     if "memory_gib" in lines[-1]:
         # As the forecast counts it, so that nothing that it counts is part of the base.

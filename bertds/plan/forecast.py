@@ -13,7 +13,7 @@ from bertds.cost_model.memory import CPU_BASE, GPU_BASE, Memory, Shape, estimate
 from bertds.cost_model.step_time import StepTime, step_time
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.plan.calibration import Calibration
-from bertds.training.will_it_fit import shape_of
+from bertds.training.will_it_fit import shape_of, timed_shape
 
 STARTUP_SECONDS = 120.0
 """Time from the launch to the first step: imports, process groups, checks of shards."""
@@ -155,18 +155,23 @@ def forecast(
     if calibration and calibration.base_bytes:
         base = calibration.base_bytes
     memory = estimate(shape, base)
-    step = step_time(
-        shape,
-        hardware,
-        accumulation=batch.gradient_accumulation_steps,
-        devices_per_node=devices_per_node,
-        rate=calibration.rate if calibration else None,
-        memory_rate=calibration.memory_rate if calibration else None,
-        overlap=overlaps(settings, shape),
-    )
+
+    def mean_step(steps: int) -> StepTime:
+        return step_time(
+            timed_shape(config, shape, batch, steps),
+            hardware,
+            accumulation=batch.gradient_accumulation_steps,
+            devices_per_node=devices_per_node,
+            rate=calibration.rate if calibration else None,
+            memory_rate=calibration.memory_rate if calibration else None,
+            overlap=overlaps(settings, shape),
+        )
+
     steps = config.schedule.total_steps
+    step = mean_step(steps)
     if config.schedule.clock_hours is not None:  # the run ends with whichever is first
         steps = min(steps, max(1, round(config.schedule.clock_hours * 3600 / step.total)))
+        step = mean_step(steps)  # the masking rates of these steps only
     return Forecast(
         shape=shape,
         batch=batch,

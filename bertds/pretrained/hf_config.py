@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from bertds.config.ranges import range_of
 from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError, reason_of
 from bertds.pretrained import modernbert
@@ -66,8 +67,25 @@ def config_from_transformers(values: Mapping[str, Any]) -> tuple[ModelConfig, in
     Raises:
         CheckpointError: not a BERT, or an unsupported kind of BERT (names the key).
     """
+    theirs: dict[str, str] = {}
     if values.get("model_type") == modernbert.MODEL_TYPE:
-        return modernbert.config_from_transformers(values)
+        config, vocab_size = modernbert.config_from_transformers(values)
+        theirs = modernbert.THEIRS
+    else:
+        config, vocab_size = _bert_from_transformers(values)
+    for field in fields(ModelConfig):
+        value = getattr(config, field.name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            problem = range_of(f"model.{field.name}").problem(value)
+            if not problem and isinstance(field.default, int) and value != int(value):
+                problem = "must be a whole number"
+            if problem:
+                key = theirs.get(field.name, field.name)
+                raise CheckpointError(f"config.json: {key}={value!r} {problem}")
+    return config, vocab_size
+
+
+def _bert_from_transformers(values: Mapping[str, Any]) -> tuple[ModelConfig, int]:
     for key, allowed in (
         ("model_type", ("bert", modernbert.MODEL_TYPE)),
         ("position_embedding_type", ("absolute",)),
@@ -89,7 +107,8 @@ def config_from_transformers(values: Mapping[str, Any]) -> tuple[ModelConfig, in
     for key, value in settings.items():
         default = known[key].default
         number = isinstance(default, int | float) and not isinstance(default, bool)
-        if default is not MISSING and number and not isinstance(value, int | float):
+        wrong = isinstance(value, bool) or not isinstance(value, int | float)
+        if default is not MISSING and number and wrong:
             raise CheckpointError(f"config.json: {key}={value!r} is not a number")
     settings["hidden_act"] = _GELU_TO_OURS[values.get("hidden_act", "gelu")]
     architectures = values.get("architectures") or []

@@ -80,7 +80,7 @@ def to_dle_state_dict(model: PreTrainingModel) -> dict[str, Tensor]:
     """Return the weights with NVIDIA DLE's names and padding (the key ``model`` of its file)."""
     if model.config.style == "modern":
         raise CheckpointError("model.style=modern: not supported by DLE; use --to hf")
-    rows = _round_up(model.vocab_size, DLE_VOCABULARY_MULTIPLE)
+    rows = _dle_rows(model.vocab_size)
     state_dict = {}
     for name, tensor in to_transformers_state_dict(model).items():
         if name in (WORD_TABLE, VOCABULARY_BIAS):
@@ -117,7 +117,7 @@ def load_transformers_state_dict(
     """
     allowed_rows = {model.vocab_size}
     if origin_of(state_dict) == "dle":
-        allowed_rows.add(_round_up(model.vocab_size, DLE_VOCABULARY_MULTIPLE))
+        allowed_rows.add(_dle_rows(model.vocab_size))
     source = _our_names(state_dict)
     own = dict(model.named_parameters())
     # Only heads may be missing: an incomplete encoder would be partly random.
@@ -220,8 +220,8 @@ def _with_rows(tensor: Tensor, rows: int) -> Tensor:
     return torch.cat([tensor, tensor.new_zeros((rows - tensor.shape[0], *tensor.shape[1:]))])
 
 
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+def _dle_rows(vocab_size: int) -> int:
+    return -(-vocab_size // DLE_VOCABULARY_MULTIPLE) * DLE_VOCABULARY_MULTIPLE
 
 
 def _listed(names: list[str]) -> str:

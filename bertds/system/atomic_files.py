@@ -85,17 +85,17 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
         raise
 
 
-def check_file_place(option: str, path: Path | str) -> None:
-    """Check, before any work, that a file can be written under a name.
+def check_file_place(path: Path | str) -> None:
+    """Check, before any work, that a file can be written under the name that --out gives.
 
     Raises:
-        ConfigError: the name is that of a folder, or its folder is missing; names the option.
+        ConfigError: the name is that of a folder, or its folder is missing.
     """
     path = Path(path)
     if path.is_dir():
-        raise ConfigError(f"{option} {path}: is a folder; give the name of a file")
+        raise ConfigError(f"--out {path}: is a folder; give the name of a file")
     if not path.parent.is_dir():
-        raise ConfigError(f"{option} {path}: {path.parent} is not a folder")
+        raise ConfigError(f"--out {path}: {path.parent} is not a folder")
 
 
 _OF_RUST = re.compile(r"\(os error (\d+)\)")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from bertds.errors import one_line
 from bertds.system.secrets import masked
 
 log = logging.getLogger("bertds")
@@ -20,7 +21,7 @@ class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return f"{clock} {level}{masked(record.getMessage())}"
+        return f"{clock} {level}{one_line(masked(record.getMessage()))}"
 
 
 class _FileLine(logging.Formatter):
@@ -28,6 +29,11 @@ class _FileLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return masked(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the message in one line; a traceback, which may follow, keeps its lines."""
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]

@@ -41,11 +41,8 @@ def usable_cores() -> int:
     return os.cpu_count() or 1  # macOS has no affinity
 
 
-def require_linux(what: str) -> None:
+def require_linux() -> None:
     """Refuse a system on which training was never run.
-
-    Args:
-        what: the beginning of the message: what needs Linux.
 
     Raises:
         ConfigError: this is macOS, Windows or another system.
@@ -53,6 +50,6 @@ def require_linux(what: str) -> None:
     if sys.platform != "linux":
         name = {"darwin": "macOS", "win32": "Windows"}.get(sys.platform, sys.platform)
         raise ConfigError(
-            f"{what} needs Linux, this is {name}; use a Linux container or virtual machine (on "
+            f"training needs Linux, this is {name}; use a Linux container or virtual machine (on "
             "Windows WSL 2)"
         )

@@ -18,6 +18,7 @@ from bertds.errors import (
     EXIT_INTERRUPTED,
     BertdsError,
     ConfigError,
+    one_line,
 )
 from bertds.system.atomic_files import (
     DISK_FULL,
@@ -188,7 +189,7 @@ def _report(message: str, debug: bool) -> None:
         # meanwhile. A rank that is alone with its error reports it after a few seconds.
         time.sleep(3.0)
         message = f"rank {rank}: {message}"
-    message = masked(message)
+    message = one_line(masked(message))
     if debug:
         print(masked(traceback.format_exc()), file=sys.stderr, end="", flush=True)
     if log.handlers:

@@ -62,11 +62,7 @@ def choose_micro_batch(
     # The smallest global batch of the run is what the micro batch must divide.
     smallest = config.schedule.batch_from or settings.train_batch_size
     # Raises if the processes do not divide it.
-    BatchPlan(
-        global_batch_size=smallest,
-        micro_batch_size=1,
-        world_size=place.world_size,
-    )
+    BatchPlan(global_batch_size=smallest, micro_batch_size=1, world_size=place.world_size)
     # Measuring on a GPU and comparing the ranks both need the process group.
     _, device = start_processes(settings.values.get("log_level"))
     facts = describe(model, config, settings, place, device)

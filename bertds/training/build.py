@@ -20,7 +20,7 @@ from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import to_dict
-from bertds.config.ramps import BatchRamp, MaskRate, mean_mask_rate
+from bertds.config.ramps import BatchRamp, MaskRate
 from bertds.config.recipe import Config
 from bertds.cost_model.hardware import device_peak
 from bertds.data.loader import BatchLoader, DataPosition, open_source
@@ -86,7 +86,7 @@ def build_run(
     Raises:
         UserError: a setting, the data, the run folder or a checkpoint is wrong.
     """
-    require_linux("training")
+    require_linux()
     reached("run.open")
     place = find_rank_info()
     start_logging(place.is_main)
@@ -174,7 +174,7 @@ def _build(
     state = continue_run(config, engine, start)
     checkpoints.continue_from(state.step)
     device = device_name(engine.device)
-    folder.record(settings.values, source.tokenizer.files, device, state.step)
+    folder.record(settings.values, source.tokenizer, device, state.step)
 
     # Only the main process sends notices and writes to trackers.
     notifier = None
@@ -229,7 +229,6 @@ def _build(
         notifier=notifier,
     )
     announce(config, plan, state, engine, has_held_out=validator is not None)
-    parts.clock.start()
     return Run(config, plan, state, parts, closing.pop_all())
 
 
@@ -259,7 +258,7 @@ def fetch_copy(config: Config, place: RankInfo, folder: RunFolder) -> None:
         restore, config.checkpoint.copy_to, folder.checkpoints, seconds, folder.check_copy
     )
     # The limit covers a store that fails until its own timeout, then the transfer of a checkpoint.
-    main_first(place, "fetch checkpoints", restored, seconds + _FETCH_SECONDS)
+    main_first(place, restored, seconds + _FETCH_SECONDS)
 
 
 def open_held_out(config: Config, source: Source) -> Source | None:
@@ -328,8 +327,6 @@ def build_metrics(
     meter = Meter(
         config.model,
         vocab_size,
-        mean_mask_rate(config.data, config.schedule.total_steps),
-        config.data.max_predictions_per_sequence,
         engine.world_size,
         device_peak(engine.device.type, settings.precision),
     )
@@ -366,12 +363,10 @@ def build_agreement(engine: Engine, watch: StopRequests, state: TrainState) -> A
 
 def open_sample_log(folder: RunFolder, engine: Engine, state: TrainState) -> SampleLog:
     """Open this rank's record of samples. Collective: rank 0 goes first."""
-    if engine.rank == 0:  # first, since it removes stale records before the others write
-        own = SampleLog(folder.path, 0, state.step)
-        engine.gather_objects(None)
-        return own
+    # Rank 0 goes first, since it removes stale records before the others write.
+    own = SampleLog(folder.path, 0, state.step) if engine.rank == 0 else None
     engine.gather_objects(None)
-    return SampleLog(folder.path, engine.rank, state.step)
+    return own or SampleLog(folder.path, engine.rank, state.step)
 
 
 def announce(

@@ -13,6 +13,7 @@ from pathlib import Path
 from bertds.checkpoint.find import step_folders
 from bertds.config.load import read_yaml
 from bertds.config.recipe import Config
+from bertds.display import words
 from bertds.errors import ConfigError
 from bertds.system.atomic_files import explain_os_error
 
@@ -45,10 +46,9 @@ def refuse_foreign_files(run: Path) -> None:
     except OSError as error:
         raise explain_os_error(error, run) from error
     if foreign:
-        more = f" and {len(foreign) - 1} more" if foreign[1:] else ""
         raise ConfigError(
             f"run.dir={run}: this folder is not a run and contains other files "
-            f"({foreign[0]}{more}); set run.dir to a new or an empty folder"
+            f"({foreign[0]}{words.and_more(foreign)}); set run.dir to a new or an empty folder"
         )
 
 

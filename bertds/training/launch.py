@@ -38,6 +38,7 @@ from bertds.errors import (
     EXIT_OK,
     EXIT_RUN_AGAIN,
     ConfigError,
+    one_line,
 )
 from bertds.system import early_stop
 from bertds.system.processes import usable_cores
@@ -349,4 +350,4 @@ def _signal_name(number: int) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"bertds: {text}", file=sys.stderr, flush=True)
+    print(f"bertds: {one_line(text)}", file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.ramps import BatchRamp
 from bertds.config.recipe import Config
-from bertds.cost_model.flops import masked_per_row, mean_tokens
+from bertds.cost_model.flops import masked_per_row, mean_masked_per_row, mean_tokens
 from bertds.cost_model.hardware import cpu
 from bertds.cost_model.memory import CPU_BASE, GPU_BASE, Shape, estimate
 from bertds.cost_model.step_time import step_time
@@ -70,6 +70,17 @@ def shape_of(
         bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
         average=config.schedule.ema_decay > 0,
     )
+
+
+def timed_shape(config: Config, shape: Shape, batch: BatchPlan, steps: int) -> Shape:
+    """Return a shape for the mean time of a run's first ``steps`` steps.
+
+    :func:`shape_of` counts the masked tokens at the highest rate of the run, which decides the
+    memory; the mean rate decides the time.
+    """
+    ramp = BatchRamp.of(config.schedule, batch)
+    masked = mean_masked_per_row(config, ramp, shape.tokens_per_row, last=steps)
+    return replace(shape, masked_per_row=masked)
 
 
 def check_fits(
@@ -136,8 +147,9 @@ def _check_time(
     if settings.precision == "fp32" or config.schedule.clock_hours is not None:
         return
     accumulation = batch.gradient_accumulation_steps
-    step = step_time(shape, cpu(), accumulation=accumulation, devices_per_node=1).total
     steps = config.schedule.total_steps
+    timed = timed_shape(config, shape, batch, steps)
+    step = step_time(timed, cpu(), accumulation=accumulation, devices_per_node=1).total
     rows = BatchRamp.of(config.schedule, batch).samples(steps)
     days = rows / batch.global_batch_size * step / 86400
     if days > MOST_CPU_DAYS:

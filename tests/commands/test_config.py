@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from bertds.cli import main as command
+from bertds.config.keys import all_keys
 from bertds.config.load import load_config
+from bertds.config.other_names import OTHER_NAMES
 from bertds.engine import ds_config_keys
 from bertds.engine.ds_config import load_deepspeed_json
 from bertds.engine.ds_config_texts import _DEFAULTS, PARAMS, json_keys
@@ -54,9 +56,35 @@ def test_explain_names_the_file_that_has_a_key(
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_explain_refuses_an_unknown_key(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(["config", "explain", "schedul"]) == 2
-    assert "did you mean schedule?" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("model.layer_norm_eps", "a number, above 0, at most 1; default 1.0e-12"),
+        ("schedule.warmup_ratio", "a number or null, 0 to 1; default null"),
+        ("schedule.total_steps", "an integer, 1 or more; default 1000"),
+        ("guard.peer_timeout_seconds", "a number, 0, or 1 to 31,536,000; default 45.0"),
+        ("model.next_sentence", "true or false; default true"),
+    ],
+)
+def test_explain_shows_the_range_of_a_number(
+    capsys: pytest.CaptureFixture[str], key: str, words: str
+) -> None:
+    assert f"{key}  ({words})" in said(capsys, "explain", key)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"), [("schedul", "schedule?"), ("lrr", "deepspeed.optimizer.params.lr?")]
+)
+def test_explain_refuses_an_unknown_key(
+    key: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["config", "explain", key]) == 2
+    assert f"did you mean {meant}" in capsys.readouterr().err
+
+
+def test_names_in_other_projects_lead_to_keys_of_ours() -> None:
+    ours = {*all_keys(), *(f"deepspeed.{name}" for name in json_keys())}
+    assert set(OTHER_NAMES.values()) <= ours
 
 
 def test_every_key_of_the_json_is_explained() -> None:

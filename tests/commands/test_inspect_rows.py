@@ -39,8 +39,8 @@ RAMP = "schedule: {batch_from: 6, batch_ramp_steps: 40, total_steps: 60}"
     [
         ({}, ""),
         ({}, RAMP),
-        ({"masked_lm_prob": 0.3, "masked_lm_prob_end": 0.1}, "schedule: {total_steps: 60}"),
-        ({"masked_lm_prob": 0.3, "masked_lm_prob_end": 0.1, "masked_lm_prob_steps": 40}, RAMP),
+        ({"masked_lm_prob": 0.2, "masked_lm_prob_end": 0.05}, "schedule: {total_steps: 60}"),
+        ({"masked_lm_prob": 0.2, "masked_lm_prob_end": 0.05, "masked_lm_prob_steps": 40}, RAMP),
         ({"pack_tokens": 64}, ""),
     ],
     ids=["constant", "growing batch", "mask rate", "both", "packed"],
@@ -96,6 +96,10 @@ def test_the_rows_of_a_step_are_those_it_was_trained_on(
         head = lines[0].split(", next_sentence")[0]
         seen.append(f"{head}  " + re.sub(r"\{.*?\}", "", tokens))
     assert seen == wanted
+    # Its samples by number: masks have the rate of the step that uses them.
+    names = [head.split()[1] for head in wanted]
+    assert bertds(["inspect", str(run), "--sample", *names]) == 0
+    assert capsys.readouterr().out == printed
 
 
 def test_single_samples_with_pair_label_and_masks(

@@ -48,6 +48,12 @@ def test_a_resolved_config_reads_back_the_same() -> None:
     [
         ("schedule.warmup_stesp=3", r"unknown key schedule.warmup_stesp \(did you mean schedule"),
         ("model.warmup_steps=3", r"did you mean schedule.warmup_steps\?"),
+        ("lr=3", r"did you mean deepspeed.optimizer.params.lr, a key of the DeepSpeed JSON\?"),
+        ("optimizer.lr=3", r"did you mean deepspeed.optimizer.params.lr, a key of"),
+        ("zero_optimization.stage=3", r"did you mean deepspeed.zero_optimization.stage, a key of"),
+        ("run.batch_size=3", r"did you mean deepspeed.train_batch_size, a key of"),
+        ("validation.batch_size=3", r"did you mean validation.micro_batch_size\?"),
+        ("max_steps=3", r"did you mean schedule.total_steps\?"),
         ("run.seed=x", "run.seed='x' must be an integer"),
         ("run.seed=1.5", "run.seed=1.5 must be an integer"),
         (f"schedule.total_steps={2**63}", "schedule.total_steps=9223372036854775808 must be"),
@@ -91,6 +97,10 @@ NESTED = [("b", "c"), ("cc", "d"), ("dd", "e"), ("ee", "f"), ("ff", "g"), ("gg",
     ("text", "message"),
     [
         ("runs: {seed: 1}", r"unknown section 'runs' \(did you mean run\?\)"),
+        (
+            "optimizer: {lr: 1}",
+            r"unknown section 'optimizer' \(did you mean deepspeed.optimizer",
+        ),
         ("run: 3", "run must be a mapping"),
         ("- a", "a recipe is a mapping"),
         ("run: {seed: 1", r"r\.yaml: not valid YAML: line 1, column 14: expected ',' or '}'"),

@@ -8,7 +8,12 @@ import pytest
 
 from bertds.commands.config import main as config
 from bertds.config.load import load_config
-from bertds.config.locate import find_deepspeed_json, find_json, find_recipe
+from bertds.config.locate import (
+    find_deepspeed_json,
+    find_json,
+    find_recipe,
+    find_recipe_or_json,
+)
 from bertds.config.recipe import Config
 from bertds.config.run_settings import RunConfig
 from bertds.errors import ConfigError
@@ -26,6 +31,14 @@ def test_a_shipped_recipe_is_found_from_any_folder(
     json = find_deepspeed_json(load_config(named), named, None)
     assert json.parent.samefile(repository / "ds_configs")
     assert config(["show", named]) == config(["validate", named]) == 0
+
+
+def test_a_recipe_or_a_json_is_found_by_its_name() -> None:
+    assert find_recipe_or_json("lamb_phase1_h100") == find_json("lamb_phase1_h100")
+    assert find_recipe_or_json("modern_base") == find_recipe("modern_base")
+    assert find_recipe_or_json("modern_base.json") == find_json("modern_base")
+    with pytest.raises(ConfigError, match=r"h10: no such recipe or DeepSpeed JSON \(did you mean"):
+        find_recipe_or_json("lamb_phase1_h10")
 
 
 def test_a_file_of_the_users_own_comes_first(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from bertds.config.batch_plan import BatchPlan
-from bertds.config.ramps import BatchRamp, MaskRate, held_out_mask_rate, mean_mask_rate
+from bertds.config.ramps import BatchRamp, MaskRate, held_out_mask_rate
 from bertds.config.recipe import DataConfig, ScheduleConfig
 from bertds.data.loader import BatchLoader, DataPosition, open_source, validation_batches
 from bertds.errors import ConfigError
@@ -62,10 +61,6 @@ def test_mask_rates_worked_by_hand() -> None:
     assert [rate.at(step) for step in range(6)] == pytest.approx([0.3, 0.25, 0.2, 0.15, 0.1, 0.1])
     assert MaskRate.of(DataConfig(), 4) is None
     assert held_out_mask_rate(data) == 0.1 and held_out_mask_rate(DataConfig()) == 0.15
-    assert mean_mask_rate(data, 4) == pytest.approx(0.2)
-    assert mean_mask_rate(replace(data, masked_lm_prob_steps=2), 4) == pytest.approx(0.15)
-    assert mean_mask_rate(replace(data, masked_lm_prob_steps=8), 4) == pytest.approx(0.25)
-    assert mean_mask_rate(DataConfig(), 4) == 0.15
 
 
 @pytest.mark.parametrize("balance", ["rows", "tokens"])

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from bertds.config.recipe import ModelConfig
-from bertds.cost_model.flops import forward_backward_flops, masked_per_row, parameter_count
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.ramps import BatchRamp, MaskRate
+from bertds.config.recipe import Config, DataConfig, ModelConfig, ScheduleConfig
+from bertds.cost_model.flops import (
+    forward_backward_flops,
+    masked_per_row,
+    mean_masked_per_row,
+    parameter_count,
+)
 from tests.support.plan_settings import LARGE, MODERN_BASE
 
 
@@ -68,3 +77,37 @@ def test_a_modern_encoder_is_counted_by_hand() -> None:
     head = 300 * (2 * 768**2 + 2 * 768 * 50368)
     found = forward_backward_flops(MODERN_BASE, 50368, 1024, 300)
     assert found == pytest.approx(3 * (linear + attention + head), rel=1e-12)
+
+
+FALLING = {"masked_lm_prob": 0.3, "masked_lm_prob_end": 0.1}
+
+
+@pytest.mark.parametrize("most", [20, 80])  # 20: the first steps are limited by it
+@pytest.mark.parametrize("steps", [4, 6, 40, 100_000])
+@pytest.mark.parametrize("growing", [{}, {"batch_from": 8, "batch_ramp_steps": 4}])
+@pytest.mark.parametrize("reached", [{}, {"masked_lm_prob_steps": 3}])
+def test_masked_tokens_are_averaged_over_the_rows_of_the_steps_in_question(
+    growing: dict[str, Any], reached: dict[str, Any], steps: int, most: int
+) -> None:
+    data = DataConfig(max_predictions_per_sequence=most, **FALLING, **reached)
+    config = Config(data=data, schedule=ScheduleConfig(total_steps=steps, **growing))
+    plan = BatchPlan(global_batch_size=24, micro_batch_size=2, world_size=2)
+    ramp = BatchRamp.of(config.schedule, plan)
+    rate = MaskRate.of(data, steps)
+    assert rate is not None
+
+    def wanted(first: int, last: int) -> float:
+        rows = [ramp.at(step).global_batch_size for step in range(first, last)]
+        masked = (n * min(most, 100 * rate.at(step)) for step, n in zip(range(first, last), rows))
+        return sum(masked) / sum(rows)
+
+    for first, last in ((0, steps), (0, 1), (1, 4), (steps // 2, steps)):
+        found = mean_masked_per_row(config, ramp, 100.0, first, last)
+        assert found == pytest.approx(wanted(first, last), rel=1e-3), (first, last)
+    assert mean_masked_per_row(config, ramp, 100.0) == pytest.approx(wanted(0, steps), rel=1e-3)
+
+
+def test_a_constant_rate_needs_no_mean() -> None:
+    config = Config()
+    ramp = BatchRamp(BatchPlan(global_batch_size=2, micro_batch_size=1, world_size=1), 2, 0)
+    assert mean_masked_per_row(config, ramp, 100.0) == masked_per_row(100.0, 0.15, 20) == 15.0

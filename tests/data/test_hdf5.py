@@ -90,7 +90,7 @@ def test_our_reader_gives_back_what_was_written(tmp_path, write, make_shard, tok
     path = tmp_path / "a.hdf5"
     count, _ = write(path)
     rows = read_instances(path, tokenizer.vocab_size)
-    assert rows.rows == count == read_header(path).rows
+    assert len(rows.row_offsets) - 1 == count == read_header(path).rows
     for i, (ids, mask, segments, labels, label) in enumerate(read_as_the_format_says(path)):
         span = slice(rows.row_offsets[i], rows.row_offsets[i + 1])
         masks = slice(rows.mask_offsets[i], rows.mask_offsets[i + 1])

@@ -182,6 +182,24 @@ def test_names_that_are_not_unicode_are_escaped(
     assert made.tree(tmp_path / "one" / "train") == made.tree(tmp_path / "two" / "train")
 
 
+def test_a_name_with_a_line_break_leaves_messages_in_one_line(
+    tmp_path: Path, command: Command, made: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "two\nlines"
+    folder.mkdir()
+    (folder / "a.txt").write_text(made.article(random.Random(1)))
+    (folder / "b.c\nd").write_text("Another type.")
+    assert main(command(folder / "out", "--books", folder, "--validation-fraction", 0)) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith(r"two\nlines: ignored by --books: 1 .c\nd")
+    assert rf"prepared {tmp_path}/two\nlines/out" in lines
+    with pytest.raises(DataError) as refused:
+        main(command(tmp_path / "out", "--text", folder / "none.txt"))
+    assert str(refused.value).splitlines() == [
+        rf"{tmp_path}/two\nlines/none.txt: no such file or folder (for --text)"
+    ]
+
+
 def test_a_folder_that_may_not_be_read_or_written_is_a_mistake_of_the_user(
     tmp_path: Path, command: Command, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ import torch
 
 from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.load import load_config
+from bertds.config.ramps import BatchRamp, MaskRate
+from bertds.data.loader import BatchLoader, open_source
+from bertds.monitor.mfu import Meter
 from bertds.monitor.run_files import read_metrics
 from bertds.train import entry
 from tests.support.fork_server import ForkServer
@@ -154,6 +160,42 @@ def test_what_changes_over_a_run_is_a_function_of_the_step(
         other = command("other", *extra, "deepspeed.train_micro_batch_size_per_gpu=4")
         assert entry(other) == 0
         assert losses(tmp_path / "other") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+def test_operations_are_counted_from_the_masked_tokens_of_each_window(
+    command: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a window that a restart has cut: its seconds begin at the restart too."""
+    windows: list[tuple[int, int, int]] = []
+
+    def read(_: Meter, tokens: int, masked: int, samples: int, seconds: float) -> dict[str, float]:
+        windows.append((tokens, masked, samples))
+        return {}
+
+    monkeypatch.setattr(Meter, "read", read)
+    extra = [*CHANGING, "log.every_steps=2"]
+    assert entry(command("run", *extra, "run.max_hours=0")) == 75
+    assert entry(command("run", *extra)) == 0
+    # The same steps from the loader, counted row by row.
+    config = load_config(tmp_path / "run" / "config.yaml")
+    plan = BatchPlan(global_batch_size=12, micro_batch_size=2, world_size=1)
+    with BatchLoader(
+        open_source(config.data, config.run.seed),
+        config.data,
+        plan,
+        0,
+        seed=config.run.seed,
+        ramp=BatchRamp.of(config.schedule, plan),
+        mask_rate=MaskRate.of(config.data, 6),
+    ) as loader:
+        steps = [
+            (b.real_tokens, sum(len(m.masked_lm_ids) for m in b.micro_batches), len(b.samples))
+            for b in islice(loader, 6)
+        ]
+    ranges = ((1, 2), (2, 4), (4, 6))
+    assert windows == [tuple(map(sum, zip(*steps[a:b], strict=True))) for a, b in ranges]
+    shares = [masked / tokens for tokens, masked, _ in windows]
+    assert shares == sorted(shares, reverse=True) and shares[0] > 1.5 * shares[-1]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +203,11 @@ def test_untied_word_tables_are_refused(pair, vocab_size) -> None:
         ({"is_decoder": True}, "is_decoder=True"),
         ({"vocab_size": None}, "vocab_size=None"),
         ({"hidden_size": "wide"}, "hidden_size='wide'"),
+        ({"hidden_size": True}, "hidden_size=True is not a number"),
+        ({"hidden_size": 32.5}, "hidden_size=32.5 must be a whole number"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers=0 must be at least 1"),
+        ({"layer_norm_eps": 0}, "layer_norm_eps=0 must be above 0"),
+        ({"layer_norm_eps": math.nan}, "layer_norm_eps=nan must be"),
     ],
 )
 def test_a_config_that_is_not_ours_names_the_key(tiny, change, message) -> None:

@@ -381,6 +381,9 @@ def test_an_encoder_alone_is_loaded_and_missing_heads_are_reported() -> None:
         ({"hidden_activation": "silu"}, "hidden_activation='silu' is not supported"),
         ({"classifier_activation": "silu"}, "classifier_activation='silu' is not supported"),
         ({"hidden_size": "768"}, "hidden_size='768' is not a number"),
+        ({"hidden_size": 0}, "hidden_size=0 must be at least 1"),
+        ({"norm_eps": 0.0}, "norm_eps=0.0 must be above 0"),
+        ({"mlp_dropout": 1.5}, "mlp_dropout=1.5 must be at most 1"),
         ({"vocab_size": "x"}, "vocab_size='x', not a number"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling="),
         (

@@ -39,6 +39,23 @@ def test_operations_of_a_later_phase_by_hand(tmp_path: Path) -> None:
     assert seconds_of([phase], speed({"step": 1}, 2)) == 0.0  # the speed is not known
 
 
+def test_a_later_phase_counts_the_mask_rate_of_each_step_by_its_rows(tmp_path: Path) -> None:
+    """Steps of 4 and 8 rows at 16 % and 10 %: 12 % on average."""
+    path = recipe(tmp_path, "b.yaml")
+    text = path.read_text().replace("data: {", "data: {masked_lm_prob: 0.16, ")
+    path.write_text(
+        text.replace(
+            "masked_lm_prob:", "masked_lm_prob_end: 0.1, masked_lm_prob_steps: 1, masked_lm_prob:"
+        ).replace("total_steps: 10", "total_steps: 2, batch_from: 4, batch_ramp_steps: 1")
+    )
+    (phase,) = later_phases(load_config(recipe(tmp_path, "a.yaml", str(path))), 100)
+    tokens = 0.9 * 128
+    masked = tokens * (4 * 0.16 + 8 * 0.1) / 12
+    layer = tokens * (8 * 64**2 + 4 * 64 * 128) + 4 * 64 * tokens * tokens
+    head = masked * (2 * 64**2 + 2 * 64 * 100)
+    assert phase.flops == pytest.approx(3 * (layer + head) * 12)
+
+
 def test_a_later_phase_ends_at_its_clock_at_the_latest(tmp_path: Path) -> None:
     path = recipe(tmp_path, "b.yaml")
     path.write_text(path.read_text().replace("schedule: {", "schedule: {clock_hours: 0.5, "))

@@ -74,6 +74,26 @@ def test_calibration_separates_the_optimizer_and_what_each_micro_batch_moves(
     assert old.memory_rate is None and old.rate == pytest.approx(2 * flops / 0.92)
 
 
+def test_each_line_is_counted_at_the_mask_rate_of_its_steps(tmp_path: Path) -> None:
+    """A device of constant speed: the higher the rate, the fewer tokens per second."""
+    vocabulary, tokens, speed = 30_000, 112, 1e9
+    made = make_run(tmp_path / "run", [train_line(1)], total=50)
+    recipe = (made / "config.yaml").read_text()
+    recipe = recipe.replace("data: {", "data: {masked_lm_prob: 0.17, masked_lm_prob_end: 0.05, ")
+    (made / "config.yaml").write_text(recipe)
+    add_vocabulary(made, vocabulary)
+    model = read_run(made)[0].model
+    lines = []
+    for n in range(1, 6):
+        rate = 0.17 - 0.12 * (10 * n - 5.5) / 50  # the mean of the line's ten steps
+        flops = forward_backward_flops(model, vocabulary, tokens, rate * tokens)
+        per_second = tokens * speed / flops
+        changes = {"tokens": 320 * n * tokens, "samples": 320 * n, "optimizer_seconds": 0.0}
+        lines.append(train_line(10 * n, tokens_per_second=per_second, **changes))
+    (made / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert calibrate(made).rate == pytest.approx(speed, rel=1e-6)
+
+
 @pytest.mark.parametrize("changes", [{}, {"average": True}, {"bucket": 1000}])
 def test_what_the_plan_counts_is_no_part_of_the_base(
     tmp_path: Path, changes: dict[str, Any]

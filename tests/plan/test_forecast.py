@@ -111,6 +111,32 @@ def test_one_rule_says_what_fits(repository: Path) -> None:
         assert f"1: micro batch {64 if fits else 32}," in fitting_layouts(plan)
 
 
+def test_a_falling_mask_rate_counts_its_mean_for_time_and_its_peak_for_memory(
+    repository: Path,
+) -> None:
+    """30 % to 10 % is 20 % on average; a run by the clock sees only the rates of its steps."""
+    json_, card = settings(repository, "lamb_phase1_h100"), find("h100")
+
+    def planned(first: float, last: float | None, **schedule: float) -> Forecast:
+        config = phase(1, repository)
+        data = replace(
+            config.data,
+            masked_lm_prob=first,
+            masked_lm_prob_end=last,
+            max_predictions_per_sequence=64,
+        )
+        config = replace(config, data=data, schedule=replace(config.schedule, **schedule))
+        return forecast(config, json_, card, nodes=1, devices_per_node=8, tokens_per_row=115)
+
+    falling, mean, peak = planned(0.3, 0.1), planned(0.2, None), planned(0.3, None)
+    assert falling.flops == pytest.approx(mean.flops, rel=1e-4)
+    assert falling.hours == pytest.approx(mean.hours, rel=1e-3)
+    assert falling.memory == peak.memory != mean.memory
+    # A tenth of the time is a tenth of the steps: 30 % to 28 %.
+    early = planned(0.3, 0.1, clock_hours=falling.hours / 10)
+    assert early.step.flops == pytest.approx(planned(0.29, None).step.flops, rel=1e-4)
+
+
 def test_processes_of_one_machine_share_its_memory(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ def test_macos_is_refused_before_anything_is_installed(repository: Path, tmp_pat
 
 
 def test_training_elsewhere_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    require_linux("training")
+    require_linux()
     monkeypatch.setattr("sys.platform", "darwin")
     with pytest.raises(ConfigError, match="training needs Linux, this is macOS; use a Linux"):
-        require_linux("training")
+        require_linux()

@@ -176,10 +176,10 @@ def test_a_file_where_a_folder_is_needed_is_bad_input(
     with pytest.raises(ConfigError, match=r"file/a: cannot be used here \(Not a directory\)"):
         write_text(file / "a", "text")
     with pytest.raises(ConfigError, match="is a folder; give the name of a file"):
-        check_file_place("--out", tmp_path)
+        check_file_place(tmp_path)
     with pytest.raises(ConfigError, match="file is not a folder"):
-        check_file_place("--out", file / "a")
-    check_file_place("--out", tmp_path / "new")
+        check_file_place(file / "a")
+    check_file_place(tmp_path / "new")
     # Whatever did not check first ends in one line, too.
     assert guarded(lambda _: file.mkdir(), []) == 2  # type: ignore[arg-type,func-returns-value]
     assert capsys.readouterr().err == f"bertds: error: {file}: cannot be used here (File exists)\n"

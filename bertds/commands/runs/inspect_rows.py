@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from bertds.config.ramps import BatchRamp, MaskRate
 from bertds.config.recipe import Config
 from bertds.data.batches import MicroBatch, cut
 from bertds.data.loader import BatchLoader, DataPosition, open_source
-from bertds.data.order import advance
+from bertds.data.order import EpochOrder, advance
 from bertds.data.sources.base import Source
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
 from bertds.system.json_fields import parse_json
@@ -63,7 +64,10 @@ def main(argv: list[str] | None = None) -> int:
     source = open_source(config.data, config.run.seed, split="train")
     if args.sample:
         names = np.array([_parse(name) for name in args.sample], dtype=np.int64)
-        rows: Iterator[MicroBatch] = (sample(source, *name) for name in names.tolist())
+        rows: Iterator[MicroBatch] = (
+            sample(source, epoch, number, rate_of(run, config, source, batch_size, epoch, number))
+            for epoch, number in names.tolist()
+        )
     else:
         names, whole = step(run, config, source, batch_size, args.step)
         rows = iter(whole)
@@ -96,13 +100,8 @@ def step(
     """Return the names, int64 [B, 2], and the rows of one step; each micro batch is one row."""
     if number < 1:
         raise ConfigError(f"--step {number}: the first step is 1")
-    position, done = DataPosition(), 0
-    for folder in step_folders(run / "checkpoints"):
-        # Counted from the last checkpoint before the step, since the batch size may have changed.
-        state = read_manifest(folder)["state"]
-        if state["step"] < number:
-            position, done = DataPosition(state["epoch"], state["offset"]), state["step"]
-            break
+    # Counted from the last checkpoint before the step, since the batch size may have changed.
+    position, done = next(known for known in known_positions(run) if known[1] < number)
     plan = BatchPlan(global_batch_size=batch_size, micro_batch_size=1, world_size=1)
     # The batch and the masking rate of each step, as in training.
     ramp = BatchRamp.of(config.schedule, plan)
@@ -122,8 +121,39 @@ def step(
     return batch.samples, batch.micro_batches
 
 
-def sample(source: Source, epoch: int, number: int) -> MicroBatch:
-    """Return the row of one sample.
+def known_positions(run: Path) -> Iterator[tuple[DataPosition, int]]:
+    """Yield positions in the data with the number of steps done there, the newest first."""
+    for folder in step_folders(run / "checkpoints"):
+        state = read_manifest(folder)["state"]
+        yield DataPosition(state["epoch"], state["offset"]), state["step"]
+    yield DataPosition(), 0
+
+
+def rate_of(
+    run: Path, config: Config, source: Source, batch_size: int, epoch: int, number: int
+) -> float | None:
+    """Return the masking rate of the step that uses a sample; None if the rate is constant."""
+    rate = MaskRate.of(config.data, config.schedule.total_steps)
+    if rate is None:
+        return None
+    shard, row = locate(source, epoch, number)
+    offset = EpochOrder(source, config.run.seed, epoch).offset_of(shard, row)
+    # The number of samples since a known position decides the step.
+    position, done = next(
+        known
+        for known in known_positions(run)
+        if (known[0].epoch, known[0].offset) <= (epoch, offset)
+    )
+    between = sum(source.samples_in_epoch(whole) for whole in range(position.epoch, epoch))
+    plan = BatchPlan(global_batch_size=batch_size, micro_batch_size=1, world_size=1)
+    ramp = BatchRamp.of(config.schedule, plan)
+    used = ramp.samples(done) + between + offset - position.offset
+    # Every step has at least one sample.
+    return rate.at(bisect_right(range(used + 1), used, key=ramp.samples) - 1)
+
+
+def locate(source: Source, epoch: int, number: int) -> tuple[int, int]:
+    """Return the shard of a sample, and its row in it.
 
     Raises:
         DataError: the epoch has fewer samples.
@@ -134,7 +164,17 @@ def sample(source: Source, epoch: int, number: int) -> MicroBatch:
             f"sample {epoch}:{number}: epoch {epoch} has {firsts[-1]} samples, numbered from 0"
         )
     shard = int(np.searchsorted(firsts, number, side="right")) - 1
-    flat = source.open_block(epoch, [shard]).gather(np.array([number - firsts[shard]]))
+    return shard, int(number - firsts[shard])
+
+
+def sample(source: Source, epoch: int, number: int, mask_rate: float | None = None) -> MicroBatch:
+    """Return the row of one sample.
+
+    Raises:
+        DataError: the epoch has fewer samples.
+    """
+    shard, row = locate(source, epoch, number)
+    flat = source.open_block(epoch, [shard]).gather(np.array([row]), mask_rate)
     return cut(flat, 1, source.sequence_length)[0]
 
 

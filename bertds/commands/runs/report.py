@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bertds.errors import EXIT_OK
 from bertds.report.write import write_report
+from bertds.system.arguments import add_runs
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -20,13 +21,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         prog="bertds report",
         description="Write an HTML report, with PNG figures, on one or more runs.",
     )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="run folders, or folders that contain several",
-    )
+    add_runs(parser)
     parser.add_argument(
         "--out",
         type=Path,

@@ -9,13 +9,13 @@ import os
 import shutil
 import textwrap
 import time
-from pathlib import Path
 from typing import Any
 
 from bertds.display.words import in_words
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.monitor.progress import describe
 from bertds.monitor.status import Status, expand, read_status, seconds_of_all
+from bertds.system.arguments import add_runs
 from bertds.system.option_types import finite
 
 
@@ -25,13 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         prog="bertds status",
         description="Show how runs are doing. Run folders are never modified.",
     )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="run folders, or folders that contain several",
-    )
+    add_runs(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--watch", type=finite, metavar="S", help="repeat every S seconds")
     return parser.parse_args(argv)
@@ -59,10 +53,9 @@ def main(argv: list[str] | None = None) -> int:
         print()
 
 
-def bar(share: float, width: int = 24) -> str:
-    """Return a bar of text."""
-    full = round(width * min(1.0, max(0.0, share)))
-    return "#" * full + "-" * (width - full)
+def bar(share: float) -> str:
+    """Return a bar of 24 characters."""
+    return ("#" * round(24 * min(1.0, max(0.0, share)))).ljust(24, "-")
 
 
 def in_lines(status: Status) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import getpass
 import socket
-from pathlib import Path
 
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.monitor.status import expand
 from bertds.report.live import ADDRESS, LiveReport
+from bertds.system.arguments import add_runs
 from bertds.system.option_types import finite
 
 
@@ -20,13 +20,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description="Serve a live report of runs on localhost. Run folders are never modified. "
         "Stop with Ctrl-C.",
     )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="run folders, or folders that contain several",
-    )
+    add_runs(parser)
     parser.add_argument(
         "--port",
         type=int,

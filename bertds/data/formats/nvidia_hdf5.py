@@ -202,11 +202,6 @@ class InstanceRows:
     labels: np.ndarray | None
     """int8 [N], 1 = random; None if the file has none."""
 
-    @property
-    def rows(self) -> int:
-        """The number of rows."""
-        return len(self.row_offsets) - 1
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstanceHeader:
@@ -354,14 +349,12 @@ def header_and_datasets(
         width = predictions if name.startswith("masked") else length
         if shapes[name] != (rows, width):
             raise DataError(f"{path}: {name} is {shapes[name]}, expected {(rows, width)}")
-        if datasets[name].dtype.kind not in "iu":
-            raise DataError(f"{path}: {name} is {datasets[name].dtype}, expected integers")
     if length > np.iinfo(np.int16).max:  # positions are stored as int16
         raise DataError(
             f"{path}: rows of {length} tokens; at most {np.iinfo(np.int16).max} are supported"
         )
     labels = datasets.get("next_sentence_labels")
-    if labels is not None and (labels.size != rows or labels.dtype.kind not in "iu"):
+    if labels is not None and labels.size != rows:
         raise DataError(f"{path}: next_sentence_labels is {labels.shape}, expected {(rows,)}")
     header = InstanceHeader(
         rows=rows,

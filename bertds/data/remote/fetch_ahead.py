@@ -56,8 +56,6 @@ class FetchAhead:
 
     def __init__(self, cache: ShardCache, url: str, timeout_seconds: float) -> None:
         self.cache, self.url, self.timeout_seconds = cache, url, timeout_seconds
-        self.stalled_seconds = 0.0
-        """Total time that callers of :meth:`wait_for` have waited."""
         self._urgent: list[ShardInfo] = []
         # The missing shards of the last want(), soonest first, and the place of each of its shards.
         self._wanted: deque[ShardInfo] = deque()
@@ -149,7 +147,6 @@ class FetchAhead:
         finally:
             with self._changed:
                 self._urgent.remove(info)
-                self.stalled_seconds += time.monotonic() - began
 
     def wait_for_repair(self) -> None:
         """From now on, wait for a shard that is missing or different, as for a slow store."""

@@ -9,7 +9,6 @@ block:   its shards are pinned and mapped, and released with the block
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 import weakref
@@ -19,14 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from bertds.config.recipe import DataConfig
-from bertds.config.row_settings import RowSettings
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.order import shard_order
 from bertds.data.remote.cache import NoRoom, ShardCache
 from bertds.data.remote.fetch_ahead import FetchAhead
 from bertds.data.remote.folder import default_cache_folder, mirror
 from bertds.data.remote.outlines import Outlines, outline_bytes
-from bertds.data.samples.pairing import count_shard, partner_number
+from bertds.data.samples.pairing import count_shard
 from bertds.data.sources.token_source import READ_AHEAD, TokenBlock, TokenSource
 from bertds.errors import ConfigError, DataError
 from bertds.system.logs import log
@@ -37,21 +35,16 @@ _SAY_SECONDS = 60.0
 
 
 class RemoteTokenSource(TokenSource):
-    """Token shards of a prepared folder in a store; see :meth:`from_url`."""
+    """Token shards of a prepared folder in a store; see :meth:`open`."""
 
     may_stall = True
 
     @staticmethod
-    def from_url(
-        url: str, data_config: DataConfig, settings: RowSettings, seed: int, *, split: str
-    ) -> RemoteTokenSource:
+    def open(data_config: DataConfig, seed: int, *, split: str) -> RemoteTokenSource:
         """Open a prepared folder by its URL.
 
         Args:
-            url: of the folder that holds ``manifest.json``.
-            data_config: ``cache_gib``, ``cache_dir``, ``fetch_timeout_minutes``, ``verify`` and
-                ``vocab`` are used.
-            settings: how rows are cut.
+            data_config: ``path`` is the URL of the folder that holds ``manifest.json``.
             seed: decides pairs and masks.
             split: "train" or "validation".
 
@@ -62,37 +55,31 @@ class RemoteTokenSource(TokenSource):
         """
         top = Path(data_config.cache_dir or default_cache_folder())
         timeout = data_config.fetch_timeout_minutes * 60.0
-        folder = mirror(url, top, timeout)
+        folder = mirror(data_config.path, top, timeout)
         cache = ShardCache(top / "shards", int(data_config.cache_gib * 2**30))
-        fetches = FetchAhead(cache, url, timeout)
-        return RemoteTokenSource._of(folder, url, fetches, settings, seed, split, data_config)
+        fetches = FetchAhead(cache, data_config.path, timeout)
+        return RemoteTokenSource._of(folder, fetches, seed, split, data_config)
 
     @staticmethod
     def _of(
-        folder: Path,
-        url: str,
-        fetches: FetchAhead,
-        settings: RowSettings,
-        seed: int,
-        split: str,
-        data_config: DataConfig,
+        folder: Path, fetches: FetchAhead, seed: int, split: str, data_config: DataConfig
     ) -> RemoteTokenSource:
         source = RemoteTokenSource.from_folder(
             folder,
-            settings,
+            data_config.rows,
             seed,
             split=split,
             verify=data_config.verify,
             vocab=data_config.vocab,
-            name=masked(url),
+            name=masked(data_config.path),
         )
-        source._use(url, fetches, data_config)
+        source._use(fetches, data_config)
         # When the source is garbage-collected, nothing more is fetched ahead for it.
         weakref.finalize(source, fetches.want, (), 0).atexit = False
         return source
 
-    def _use(self, url: str, fetches: FetchAhead, data_config: DataConfig) -> None:
-        self._url, self._fetches, self._config = url, fetches, data_config
+    def _use(self, fetches: FetchAhead, data_config: DataConfig) -> None:
+        self._fetches, self._config = fetches, data_config
         self._alive: weakref.WeakValueDictionary[int, TokenShard] = weakref.WeakValueDictionary()
         self._checked: set[tuple[int, int]] = set()
         cache = fetches.cache
@@ -119,21 +106,14 @@ class RemoteTokenSource(TokenSource):
     def _check_files(self) -> None:
         """Do nothing: a shard's size and checksum are compared when it arrives."""
 
-    @property
-    def stalled_seconds(self) -> float:
-        """Total time that this process has waited for shards."""
-        return self._fetches.stalled_seconds
-
     def sibling(self, split: str) -> TokenSource | None:
         """Return another split of the prepared folder, or None if it has no document."""
         assert self._folder is not None
         if not self.has_split(split):
             return None
         # Separate fetches, so that requests here do not replace those of training.
-        fetches = FetchAhead(self._fetches.cache, self._url, self._fetches.timeout_seconds)
-        return RemoteTokenSource._of(
-            self._folder, self._url, fetches, self.settings, self.seed, split, self._config
-        )
+        fetches = FetchAhead(self._fetches.cache, self._fetches.url, self._fetches.timeout_seconds)
+        return RemoteTokenSource._of(self._folder, fetches, self.seed, split, self._config)
 
     def shard(self, number: int) -> TokenShard:
         """Return an open shard, fetched if necessary; not evicted while it is in use."""
@@ -221,11 +201,6 @@ class RemoteTokenSource(TokenSource):
     def _outline(self, number: int) -> TokenShard:
         return self._outlines.get(number) or self.shard(number)
 
-    def _partner(self, epoch: int, shard: int) -> int:
-        if self.settings.pairs != "nsp":
-            return shard
-        return partner_number(self.seed, epoch, shard, self._documents)
-
     def _gather_outlines(self, epoch: int) -> None:
         """Read every shard whose sentence lengths are missing, those needed first at the end."""
         # The shards read last are those that the epoch needs first, so they are still cached.
@@ -251,11 +226,3 @@ class RemoteTokenSource(TokenSource):
                 said = now
                 log.info("%s: %d of %d shards read", self.name, done + 1, len(missing))
         log.info("%s: sentence lengths read in %.1f s", self.name, time.monotonic() - began)
-
-
-def open_remote(
-    data_config: DataConfig, settings: RowSettings, seed: int, split: str
-) -> RemoteTokenSource:
-    """Open ``data.path``, a URL; see :meth:`RemoteTokenSource.from_url`."""
-    plain = dataclasses.replace(data_config, path="")
-    return RemoteTokenSource.from_url(data_config.path, plain, settings, seed, split=split)

@@ -44,9 +44,9 @@ def open_source(data_config: DataConfig, seed: int, *, split: str = "train") -> 
     settings = data_config.rows
     if is_url(data_config.path):
         # Imported here, because local paths need none of it.
-        from bertds.data.remote.source import open_remote
+        from bertds.data.remote.source import RemoteTokenSource
 
-        return open_remote(data_config, settings, seed, split)
+        return RemoteTokenSource.open(data_config, seed, split=split)
     path = Path(data_config.path)
     if not path.exists():
         raise DataError(f"data.path={path}: no such file or folder")

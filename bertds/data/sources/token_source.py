@@ -247,10 +247,13 @@ class TokenSource(Source):
         }
 
     def _scan_place(self, epoch: int, shard: int) -> tuple[TokenShard, TokenShard]:
-        other = shard
-        if self.settings.pairs == "nsp":
-            other = partner_number(self.seed, epoch, shard, self._documents)
-        return self.shard(shard), self.shard(other)
+        return self.shard(shard), self.shard(self._partner(epoch, shard))
+
+    def _partner(self, epoch: int, shard: int) -> int:
+        """Return the shard of random segments; the shard itself unless pairs are drawn (nsp)."""
+        if self.settings.pairs != "nsp":
+            return shard
+        return partner_number(self.seed, epoch, shard, self._documents)
 
     def _scan_key(self, epoch: int, shard: int) -> dict[str, Any]:
         return {

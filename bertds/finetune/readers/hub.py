@@ -13,7 +13,7 @@ from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, parse_label
 from bertds.finetune.records import Question, Sentence, TextRow
 from bertds.finetune.sampling import check_labels, limit_of, sample_places
 from bertds.finetune.task_data import DataOptions, Rows, Split, TaskData
-from bertds.finetune.tasks import Files, Task
+from bertds.finetune.tasks import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,16 +45,12 @@ def load_hub_task(task: Task, options: DataOptions) -> TaskData:
                 check_labels(task, rows, data.labels, limit, where)
                 data.train = Split("train", rows)
             else:
-                getattr(data, role).append(Split(name, rows, _submission(place)))
+                getattr(data, role).append(Split(name, rows, place.submission))
     if not data.train.rows or not data.dev:
         raise DataError(
             f"{options.data}: requires the splits train and validation, but has {[*splits]}"
         )
     return data
-
-
-def _submission(place: Files) -> str:
-    return place.submission
 
 
 def _load(task: Task, name: str) -> Mapping[str, Any]:

@@ -82,10 +82,9 @@ def _places(path: Path, columns: list[str], task: Task, split: str) -> dict[str,
                 f"{path}, line 1: no column {name!r}; found {', '.join(map(repr, columns[:12]))}"
             )
         places[role] = columns.index(name)
-    if "index" in columns and split == "test":
-        places["id"] = columns.index("index")
-    elif "id" in columns and split == "test":
-        places["id"] = columns.index("id")
+    name = next((name for name in ("index", "id") if name in columns), None)
+    if name is not None and split == "test":
+        places["id"] = columns.index(name)
     return places
 
 

@@ -54,6 +54,12 @@ def block_number(row, head, queries, others, HEADS: tl.constexpr):
     return ((row * HEADS + head) * blocks + queries) * blocks + others
 
 
+@triton.jit
+def first_normalizer(row, head, HEADS: tl.constexpr, BLOCK: tl.constexpr):
+    """Return where the normalizers of a row and a head start, in [B, N, whole blocks]."""
+    return (row * HEADS + head) * (tl.num_programs(1) * BLOCK)
+
+
 @kernel(WARPS)
 def _attend(
     qkv,
@@ -114,7 +120,7 @@ def _attend(
     to = output + first * PART + head * WIDTH + i[:, None] * PART + d[None, :]
     tl.store(to, gathered.to(query.dtype), mask=inside[:, None])
     normalizer = tl.where(inside, largest * SCALE + tl.log2(total), 1e38)
-    tl.store(normalizers + (row * HEADS + head) * (tl.num_programs(1) * BLOCK) + i, normalizer)
+    tl.store(normalizers + first_normalizer(row, head, HEADS, BLOCK) + i, normalizer)
 
 
 @kernel(WARPS)
@@ -144,7 +150,7 @@ def _prepare(
     delta = tl.sum(x * dy, 1)
     if KEEP_SCALE > 0.0:  # 0 where everything is dropped, and so is the product
         delta *= 1.0 / KEEP_SCALE
-    tl.store(deltas + (row * HEADS + head) * (tl.num_programs(1) * BLOCK) + i, delta)
+    tl.store(deltas + first_normalizer(row, head, HEADS, BLOCK) + i, delta)
 
 
 @kernel(WARPS)
@@ -182,8 +188,8 @@ def _attend_backward(
     first = start.to(tl.int64)
     from_qkv = qkv + first * (3 * PART) + head * WIDTH
     from_output = grad_output + first * PART + head * WIDTH
-    normalizers += (row * HEADS + head) * (tl.num_programs(1) * BLOCK)
-    deltas += (row * HEADS + head) * (tl.num_programs(1) * BLOCK)
+    normalizers += first_normalizer(row, head, HEADS, BLOCK)
+    deltas += first_normalizer(row, head, HEADS, BLOCK)
     own_qkv = own[:, None] * (3 * PART) + d[None, :]
     other_qkv = from_qkv + other[:, None] * (3 * PART) + d[None, :]
     other_output = from_output + other[:, None] * PART + d[None, :]

@@ -300,9 +300,7 @@ def _run(keys: Keys, result: Translation) -> None:
     project = keys.take("exp_manager.wandb_logger_kwargs.project")
     if project is not None:
         tracking["wandb_project"] = str(project)
-    wandb_name = keys.take("exp_manager.wandb_logger_kwargs.name")
-    del wandb_name  # the run's name is used
-    keys.take("exp_manager.wandb_logger_kwargs")
+    keys.take("exp_manager.wandb_logger_kwargs.name", "exp_manager.wandb_logger_kwargs")
     if tracking:
         result.recipe["tracking"] = tracking
 
