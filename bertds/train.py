@@ -134,7 +134,7 @@ def train(run: Run) -> bool:
         run.validate_if_due()
         reason = run.agreement.reason_to_stop()
         run.save_if_due(force=bool(reason))
-    finished = run.is_finished() and run.validate_at_end()
+    finished = run.is_finished() and run.validate()
     # Without this, what was done before a store gave no data would be lost.
     run.save_if_due(force=True)
     return finished

@@ -54,6 +54,10 @@ def _program() -> str:
     return script if script == "build_wiki_books.py" else "bertds prep"
 
 
+_WHOLE: dict[str, Any] = {"type": int, "metavar": "N"}
+_SHARE: dict[str, Any] = {"type": finite, "metavar": "P"}
+_SEVERAL: dict[str, Any] = {"nargs": "+", "action": "extend"}
+
 Group = argparse._ArgumentGroup
 Rare = Callable[[str], str]
 """Makes an option's help: its text, or nothing where only common options are shown."""
@@ -93,7 +97,7 @@ def option_parser(full: bool) -> argparse.ArgumentParser:
 
 def _add_sources(group: Group, rare: Rare) -> None:
     add = group.add_argument
-    paths: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "PATH"}
+    paths = {**_SEVERAL, "metavar": "PATH"}
     add("--wiki", **paths, help="MediaWiki dumps (.xml, .bz2), or <doc> files")
     add("--books", **paths, help="folders of books as .txt (Project Gutenberg)")
     add("--text", **paths, help="plain text, blank lines between documents")
@@ -102,14 +106,14 @@ def _add_sources(group: Group, rare: Rare) -> None:
     add("--pubmed", **paths, help="BioASQ / PubMed JSON: URL -> abstract")
     add(
         "--hf",
-        **{**paths, "metavar": "NAME[:CONFIG]"},
+        **_SEVERAL,
+        metavar="NAME[:CONFIG]",
         help="Hugging Face datasets, by name or as local folders",
     )
     add("--hf-split", metavar="SPLIT", help=rare("split of --hf to read (default: train)"))
     add(
         "--wiki-index",
-        nargs="+",
-        action="extend",
+        **_SEVERAL,
         metavar="FILE",
         help=rare("indexes of multistream dumps (default: those next to the dumps)"),
     )
@@ -135,22 +139,14 @@ def _add_sources(group: Group, rare: Rare) -> None:
         help=rare("licence of a source, recorded in the manifest"),
     )
     add(
-        "--max-document-mb",
-        type=int,
-        metavar="N",
-        help=rare("refuse documents larger than N MB (default: 256)"),
+        "--max-document-mb", **_WHOLE, help=rare("refuse documents larger than N MB (default: 256)")
     )
     add(
         "--max-unpack-ratio",
-        type=int,
-        metavar="N",
+        **_WHOLE,
         help=rare("refuse files that unpack to over N times their size (default: 250)"),
     )
-    add(
-        "--language",
-        metavar="CODE",
-        help=rare("language of the sentence splitter (default: en)"),
-    )
+    add("--language", metavar="CODE", help=rare("language of the sentence splitter (default: en)"))
 
 
 def _add_vocabulary(group: Group, rare: Rare) -> None:
@@ -160,7 +156,7 @@ def _add_vocabulary(group: Group, rare: Rare) -> None:
         metavar="FILE",
         help="vocab.txt, tokenizer.json (also BPE), a folder or a model name",
     )
-    add("--train-vocab", type=int, metavar="N", help="train a vocabulary of N tokens")
+    add("--train-vocab", **_WHOLE, help="train a vocabulary of N tokens")
     casing = group.add_mutually_exclusive_group()
     casing.add_argument(
         "--uncased",
@@ -178,8 +174,7 @@ def _add_vocabulary(group: Group, rare: Rare) -> None:
     )
     add(
         "--vocab-sample-bytes",
-        type=int,
-        metavar="N",
+        **_WHOLE,
         help=rare("bytes of text that --train-vocab reads (default: 100000000)"),
     )
 
@@ -198,28 +193,16 @@ def _add_output(group: Group, rare: Rare) -> None:
     )
     add(
         "--validation-fraction",
-        type=finite,
-        metavar="F",
+        **{**_SHARE, "metavar": "F"},
         help="fraction of documents to hold out (default: 0.005)",
     )
-    add(
-        "--seed",
-        type=int,
-        metavar="N",
-        help="seed of order, split, pairs and masks (default: 12345)",
-    )
+    add("--seed", **_WHOLE, help="seed of order, split, pairs and masks (default: 12345)")
     add(
         "--shard-tokens",
-        type=int,
-        metavar="N",
+        **_WHOLE,
         help=rare("approximate number of tokens per shard (default: 4000000)"),
     )
-    add(
-        "--min-tokens",
-        type=int,
-        metavar="N",
-        help=rare("drop documents with fewer than N tokens (default: 8)"),
-    )
+    add("--min-tokens", **_WHOLE, help=rare("drop documents with fewer than N tokens (default: 8)"))
     add(
         "--overwrite",
         action="store_true",
@@ -241,28 +224,25 @@ def _add_selection(group: Group, rare: Rare) -> None:
     )
     add(
         "--decontaminate",
-        nargs="+",
-        action="extend",
+        **_SEVERAL,
         metavar="FILE",
         help="drop documents that contain text from these test sets",
     )
     add(
         "--quality",
-        nargs="+",
-        action="extend",
+        **_SEVERAL,
         choices=QUALITY_RULES,
         metavar="RULE",
         help="drop documents that fail these rule sets: gopher, repetition, c4",
     )
     add(
         "--keep-language",
-        nargs="+",
-        action="extend",
+        **_SEVERAL,
         metavar="CODE",
         help="keep only these languages, such as en (requires py3langid)",
     )
-    add("--min-words", type=int, metavar="N", help=rare("drop documents with fewer than N words"))
-    add("--max-words", type=int, metavar="N", help=rare("drop documents with more than N words"))
+    add("--min-words", **_WHOLE, help=rare("drop documents with fewer than N words"))
+    add("--max-words", **_WHOLE, help=rare("drop documents with more than N words"))
     add(
         "--keep-dropped",
         action="store_true",
@@ -270,24 +250,15 @@ def _add_selection(group: Group, rare: Rare) -> None:
     )
     add(
         "--language-score",
-        type=finite,
-        metavar="P",
+        **_SHARE,
         help=rare("minimum probability for --keep-language (default: 0.65)"),
     )
-    add(
-        "--decontaminate-ngram",
-        type=int,
-        metavar="N",
-        help=rare("length of a match in words (default: 13)"),
-    )
-    add("--minhash-bands", type=int, metavar="N", help=rare("number of LSH bands (default: 14)"))
-    add(
-        "--minhash-rows", type=int, metavar="N", help=rare("number of hashes per band (default: 8)")
-    )
+    add("--decontaminate-ngram", **_WHOLE, help=rare("length of a match in words (default: 13)"))
+    add("--minhash-bands", **_WHOLE, help=rare("number of LSH bands (default: 14)"))
+    add("--minhash-rows", **_WHOLE, help=rare("number of hashes per band (default: 8)"))
     add(
         "--minhash-ngram",
-        type=int,
-        metavar="N",
+        **_WHOLE,
         help=rare("number of words that are hashed together (default: 5)"),
     )
 
@@ -302,8 +273,7 @@ def _add_nvidia_files(group: Group, rare: Rare) -> None:
     )
     add(
         "--dupe-factor",
-        type=int,
-        metavar="N",
+        **_WHOLE,
         help="number of passes over the corpus, each with new masks (default: 5)",
     )
     add(
@@ -311,27 +281,16 @@ def _add_nvidia_files(group: Group, rare: Rare) -> None:
         choices=CHOICES["compression"],
         help=rare("compression of these files (default: gzip)"),
     )
-    add(
-        "--masked-lm-prob",
-        type=finite,
-        metavar="P",
-        help=rare("fraction of tokens to mask (default: 0.15)"),
-    )
+    add("--masked-lm-prob", **_SHARE, help=rare("fraction of tokens to mask (default: 0.15)"))
     add(
         "--short-seq-prob",
-        type=finite,
-        metavar="P",
+        **_SHARE,
         help=rare("probability of a shorter target length (default: 0.1)"),
     )
     add(
         "--whole-word-masking", action="store_true", help=rare("mask all pieces of a word together")
     )
-    add(
-        "--ngram",
-        type=int,
-        metavar="N",
-        help=rare("mask up to N consecutive words together (default: 1)"),
-    )
+    add("--ngram", **_WHOLE, help=rare("mask up to N consecutive words together (default: 1)"))
     add(
         "--pairs",
         choices=CHOICES["pairs"],
@@ -346,12 +305,7 @@ def _add_nvidia_files(group: Group, rare: Rare) -> None:
 
 def _add_running(group: Group, rare: Rare) -> None:
     add = group.add_argument
-    add(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="number of processes (default: all cores); affects only speed",
-    )
+    add("--workers", **_WHOLE, help="number of processes (default: all cores); affects only speed")
     add(
         "--executor",
         choices=EXECUTORS,
@@ -359,8 +313,7 @@ def _add_running(group: Group, rare: Rare) -> None:
     )
     add(
         "--task-count",
-        type=int,
-        metavar="N",
+        **_WHOLE,
         help="number of tasks that prepare this corpus, on hosts that share --out",
     )
     add(

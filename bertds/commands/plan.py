@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import EXIT_OK, ConfigError
-from bertds.plan.present import _show, numbers
+from bertds.plan.present import numbers, show_plan
 from bertds.system.arguments import add_overrides
 from bertds.system.idle_options import given_options, refuse_together
 from bertds.system.option_types import finite
@@ -129,11 +129,11 @@ def main(argv: list[str] | None = None) -> int:
         "price": args.price,
     }
     if args.sweep:
-        from bertds.plan.present import show
+        from bertds.plan.present import show_sweep
         from bertds.plan.sweep import sweep
 
         rows = sweep(config, settings, hardware, devices, common)
-        show(rows, as_json=args.json)
+        show_sweep(rows, as_json=args.json)
         return EXIT_OK
     plan = forecast(
         config, settings, hardware, nodes=args.nodes, devices_per_node=devices, **common
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         print(json.dumps(numbers(plan), indent=2))
     else:
-        _show(plan, calibration, args)
+        show_plan(plan, calibration, args)
     return EXIT_OK
 
 

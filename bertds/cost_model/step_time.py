@@ -59,11 +59,6 @@ class StepTime:
         return "network" if self.exposed > self.arithmetic else "device"
 
 
-def row_flops(model: ModelConfig, vocab_size: int, tokens: float, masked: float) -> float:
-    """Return the operations of one row, forward and backward."""
-    return forward_backward_flops(model, vocab_size, tokens, masked)
-
-
 def efficiency(hardware: Hardware, sequence_length: int) -> float:
     """Return the fraction of the peak, interpolated between the two published lengths."""
     low, high = hardware.efficiency_128, hardware.efficiency_512
@@ -148,7 +143,9 @@ def step_time(
         overlap: whether gradients travel during the backward pass (overlap_comm).
     """
     model = shape.model
-    per_row = row_flops(model, shape.vocab_size, shape.tokens_per_row, shape.masked_per_row)
+    per_row = forward_backward_flops(
+        model, shape.vocab_size, shape.tokens_per_row, shape.masked_per_row
+    )
     flops = per_row * shape.micro_batch * accumulation
     if rate is None:
         half = shape.precision != "fp32"

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
 from types import FrameType
@@ -51,17 +51,7 @@ class Sign:
 
     def to_text(self) -> str:
         """Return the sign as text for the store."""
-        return json.dumps(
-            [
-                self.beat,
-                self.count,
-                self.activity,
-                self.step,
-                self.waiting,
-                self.patient,
-                self.place,
-            ]
-        )
+        return json.dumps(astuple(self))
 
     @classmethod
     def from_text(cls, text: str) -> Sign:

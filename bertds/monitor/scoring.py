@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import islice
 
 import torch
 
@@ -47,7 +46,7 @@ def score(
             random_pairs += int(batch.next_sentence_labels.sum())
     if passes is not None and done < passes:
         if last is None and filler is not None:
-            last = next(iter(islice(filler(), 1)))
+            last = next(iter(filler()))
         for _ in range(passes - done):
             assert last is not None  # a rank without batches of its own is given a filler
             forward(last)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +23,7 @@ from bertds.monitor.run_files import (
     read_recipe,
     starts_of,
 )
-from bertds.system.folder_lock import STALE_SECONDS
-from bertds.system.processes import start_time
+from bertds.system.folder_lock import STALE_SECONDS, living_holder
 
 SILENT_FACTOR = 10.0
 """A live run without a new line for this multiple of its usual pause is called silent."""
@@ -189,17 +187,10 @@ def _later(
 
 def _owner(lock: Path) -> tuple[str, bool]:
     """Return the holder of a run's lock, and whether it lives, as far as this machine can know."""
-    try:
-        age = time.time() - lock.stat().st_mtime
-    except OSError:
-        return "", False
     owner = read_object(lock, [])
     if not owner:
         return "", False
     name = f"process {owner.get('pid')} on {owner.get('host')}"
     if owner.get("job"):
         name += f", Slurm job {owner['job']}"
-    # On this host the process itself is checked; elsewhere only how recently the lock was touched.
-    if owner.get("host") == socket.gethostname():
-        return name, start_time(at(owner, "pid", int, 0)) == owner.get("start")
-    return name, age < STALE_SECONDS
+    return name, living_holder(lock, STALE_SECONDS) is not None

@@ -46,8 +46,8 @@ def numbers(plan: Forecast) -> dict[str, Any]:
     }
 
 
-def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namespace) -> None:
-    # Sections of the text: layout, memory, time, cost, and the assumptions behind them.
+def show_plan(plan: Forecast, calibration: Calibration | None, args: argparse.Namespace) -> None:
+    """Print a plan: layout, memory, time, cost, and the assumptions behind them."""
     from bertds.display.words import count, in_words
     from bertds.plan.sweep import fitting_layouts
 
@@ -126,7 +126,7 @@ def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namesp
     print("  energy: devices and their share of the node at full load, without cooling")
 
 
-def show(rows: list[Forecast], *, as_json: bool) -> None:
+def show_sweep(rows: list[Forecast], *, as_json: bool) -> None:
     """Print the best micro batch of each stage and node count, or all of them as JSON."""
     if as_json:
         print(json.dumps([numbers(row) for row in rows], indent=1))

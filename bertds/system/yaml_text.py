@@ -14,26 +14,21 @@ MAX_VALUES = 100_000
 """Maximum number of values with aliases written out; the largest NeMo configuration has 700."""
 
 
-class LimitedLoader(yaml.SafeLoader):
+class _Counted:
+    def get_single_node(self) -> yaml.Node | None:
+        """Compose the document and count it."""
+        node: yaml.Node | None = super().get_single_node()  # type: ignore[misc]
+        if node is not None:
+            _count(node, {})
+        return node
+
+
+class LimitedLoader(_Counted, yaml.SafeLoader):
     """SafeLoader that refuses documents that grow too large, or contain themselves, by aliases."""
 
-    def get_single_node(self) -> yaml.Node | None:
-        """Compose the document and count it."""
-        node: yaml.Node | None = super().get_single_node()  # type: ignore[no-untyped-call]
-        if node is not None:
-            _count(node, {})
-        return node
 
-
-class FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class FastLoader(_Counted, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """The same in C, if PyYAML has it: for tables that every worker reads at its start."""
-
-    def get_single_node(self) -> yaml.Node | None:
-        """Compose the document and count it."""
-        node: yaml.Node | None = super().get_single_node()
-        if node is not None:
-            _count(node, {})
-        return node
 
 
 def _count(node: yaml.Node, counted: dict[int, int]) -> int:

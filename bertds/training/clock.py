@@ -18,10 +18,6 @@ class TrainingClock:
     def __init__(self) -> None:
         self._lap_began = seconds()
 
-    def start(self) -> None:
-        """Begin a lap now; the time before it is not counted."""
-        self._lap_began = seconds()
-
     def lap_hours(self) -> float:
         """Return the hours since the last lap began, and begin the next."""
         now = seconds()

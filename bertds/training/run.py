@@ -192,23 +192,20 @@ class Run:
     def validate_before_training(self) -> None:
         """Validate with the initial weights if the recipe asks for it."""
         if self.config.validation.before_training and self.state.step == 0:
-            self._validate()
+            self.validate()
 
     def validate_if_due(self) -> None:
         """Validate when the step is a multiple of ``validation.every_steps``."""
         every = self.config.validation.every_steps
         if every and self.state.step % every == 0:
-            self._validate()
+            self.validate()
 
-    def validate_at_end(self) -> bool:
-        """Validate after the last step, unless that was just done.
+    def validate(self) -> bool:
+        """Validate, unless that was just done.
 
         Returns:
             Whether it is done; False if a store did not give the held-out rows in time.
         """
-        return self._validate()
-
-    def _validate(self) -> bool:
         state, validator = self.state, self.parts.validator
         if validator is None or state.validated_step == state.step:
             return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from data_prep.wiki.names import Site, file_options
+from data_prep.wiki.names import Site, file_options, normalised
 
 # Possessive, and never beyond the next bracket: unclosed ones must not be scanned twice.
 EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\[\]]*+([^\[\]\n]*+)\]")
@@ -97,11 +97,7 @@ def _one_link(inner: str, site: Site) -> str:
 
 def _is_file(target: str, site: Site) -> bool:
     colon = target.find(":", 0, _LONGEST_PREFIX)
-    return colon > 0 and _prefix(target[:colon]) in site.files
-
-
-def _prefix(name: str) -> str:
-    return name.replace("_", " ").strip().lower()
+    return colon > 0 and normalised(target[:colon]) in site.files
 
 
 def _has_file_options(label: str) -> bool:
@@ -120,4 +116,4 @@ def _is_elsewhere(target: str, site: Site) -> bool:
     written = written.strip()
     if written in site.languages:
         return True
-    return written.islower() and rest[:1] != " " and _prefix(written) in site.others
+    return written.islower() and rest[:1] != " " and normalised(written) in site.others

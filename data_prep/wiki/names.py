@@ -68,6 +68,11 @@ class Site:
     """A file with the user's own templates, as ``SHA256:FILE``."""
 
 
+def normalised(name: str) -> str:
+    """Return a name in the form of the tables: ``Not_a_typo`` is ``not a typo``."""
+    return name.replace("_", " ").strip().lower()
+
+
 @lru_cache(maxsize=1)
 def _names() -> dict[str, Any]:
     names: dict[str, Any] = parse_json(_FILE.read_text("utf-8"))

@@ -22,7 +22,7 @@ import yaml
 from bertds.errors import ConfigError, reason_of
 from bertds.system.yaml_text import FastLoader, load_yaml
 from data_prep.wiki.conventions import Conventions, conventions_of
-from data_prep.wiki.names import codes_of, codes_with_fallbacks
+from data_prep.wiki.names import codes_of, codes_with_fallbacks, normalised
 from data_prep.wiki.template_functions import FUNCTIONS, Arguments
 
 _FILE = Path(__file__).with_name("templates.yaml")
@@ -160,11 +160,6 @@ def _add(
         text = _compiled(shown, ways, path)
         for name in names:
             found.setdefault(normalised(name), text)
-
-
-def normalised(name: str) -> str:
-    """Return a template's name in the form of the tables: ``Not_a_typo`` is ``not a typo``."""
-    return name.replace("_", " ").strip().lower()
 
 
 def _compiled(shown: str, ways: Conventions, path: str) -> TemplateText:
