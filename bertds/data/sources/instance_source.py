@@ -16,7 +16,8 @@ from bertds.data.formats.nvidia_hdf5 import (
     read_header,
     read_instances,
 )
-from bertds.data.samples.flat_rows import FlatRows, offsets_of
+from bertds.data.formats.token_shards import offsets_of
+from bertds.data.samples.flat_rows import FlatRows
 from bertds.data.sources.base import Block, Source
 from bertds.data.vocabulary import TokenizerInfo, has_tokenizer, load_tokenizer_info
 from bertds.errors import DataError
