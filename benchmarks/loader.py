@@ -52,7 +52,8 @@ from bertds.data.samples.pairing import scan_shard
 from bertds.data.sources.base import Source
 from bertds.data.sources.open import open_source
 from bertds.data.sources.token_source import TokenSource
-from bertds.data.vocabulary import SPECIAL_TOKENS, TokenizerInfo
+from bertds.data.vocabulary import TokenizerInfo
+from bertds.data.vocabulary_file import SPECIAL_TOKENS
 
 TARGETS = {"fresh pairs and masks": (150_000, 60_000), "fresh masks": (300_000, 100_000)}
 BATCH = 256

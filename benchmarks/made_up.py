@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bertds.data.vocabulary import SPECIAL_TOKENS
+from bertds.data.vocabulary_file import SPECIAL_TOKENS
 
 WORDS, KNOWN_WORDS = 60_000, 25_000
 _DOCUMENTS_OF_A_FILE = 400

@@ -13,7 +13,8 @@ import numpy as np
 
 from bertds.data.formats.manifest import Manifest, SplitInfo
 from bertds.data.formats.token_shards import shard_name, write_token_shard
-from bertds.data.vocabulary import SPECIAL_TOKENS, TokenizerInfo, load_tokenizer_info
+from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
+from bertds.data.vocabulary_file import SPECIAL_TOKENS
 
 VOCABULARY = 30_522
 

@@ -36,7 +36,8 @@ from benchmarks.common import (
 from benchmarks.made_up import write_corpus
 from benchmarks.prep_paired import paired
 from bertds.data.formats.manifest import Manifest
-from bertds.data.vocabulary import load_tokenizer_info, read_vocabulary
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.data.vocabulary_file import read_vocabulary
 from bertds.data.wordpiece_pipeline import wordpiece_pipeline
 from data_prep import progress
 from data_prep.build_wiki_books import main as prepare

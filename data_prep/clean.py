@@ -14,6 +14,7 @@ def word_set(words: str) -> frozenset[str]:
 
 # The tokenizer would delete these and thereby join the words on both sides.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_OTHER_ENDS = re.compile("\r+\n|\r")
 # An entity ends with its semicolon: "?a=1&copy=2" is an address, not a copyright sign.
 _ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]{1,31});")
 _LONGEST_REFERENCE = 10
@@ -38,6 +39,17 @@ TAG_NAMES = word_set(
 # With or without attributes. "x <b and c> d" is a comparison, not a tag.
 _ATTRIBUTE = r"\s++[\w:.-]++(?:\s*+=\s*+(?:\"[^\"<>\n]*+\"|'[^'<>\n]*+'|[^\s\"'=<>`]++))"
 _TAG = re.compile(rf"</?([a-zA-Z][a-zA-Z0-9-]*+)(?:{_ATTRIBUTE})*+\s*+/?>")
+
+
+def line_feeds(text: str) -> str:
+    """Return a text with LF in place of CR LF (Windows) and CR (old Macs).
+
+    CR CR LF is one line end: it comes from writing CR LF to a file that converts LF to CR LF.
+    """
+    if "\r" not in text:
+        return text
+    text = text.replace("\r\n", "\n")
+    return _OTHER_ENDS.sub("\n", text) if "\r" in text else text
 
 
 def clean_line(line: str) -> str:
@@ -83,6 +95,7 @@ def without_tags(line: str) -> str:
 
 def clean_paragraphs(text: str) -> str:
     """Return the non-empty lines of a text, each cleaned."""
+    text = line_feeds(text)
     suspect = "  " in text or "\t" in text or "\xa0" in text
     if not suspect and text.replace("\n", " ").isprintable():
         # Most texts need no repair.

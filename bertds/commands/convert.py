@@ -38,7 +38,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="config.json or bert_config.json of SRC (default: in the same folder)",
     )
-    add("--vocab", type=Path, metavar="FILE", help="vocab.txt of SRC (default: in the same folder)")
+    add(
+        "--vocab",
+        type=Path,
+        metavar="FILE",
+        help="vocab.txt or tokenizer.json of SRC, or a folder with one of them (default: the "
+        "folder of SRC)",
+    )
     add("--overwrite", action="store_true", help="replace an earlier conversion in DIR")
     add(
         "--cased",

@@ -111,8 +111,9 @@ class DataConfig:
     """A vocab.txt or tokenizer.json, for data that does not include one (NVIDIA HDF5, plain text);
     otherwise empty."""
     lower_case: bool | None = None
-    """Whether `vocab` is uncased (true) or cased (false). null = use the setting of the data's own
-    tokenizer or, if there is none, infer it from the vocabulary (no capitals = uncased)."""
+    """Whether `vocab` is uncased (true) or cased (false), even if its files state the opposite.
+    null = use the setting of the data's own tokenizer or, if there is none, infer it from the
+    vocabulary (no capitals = uncased)."""
     sequence_length: int = RowSettings.sequence_length
     """Maximum row length in tokens, including [CLS] and [SEP]."""
     max_predictions_per_sequence: int = RowSettings.max_predictions

@@ -90,8 +90,13 @@ def read_tokenizer(path: Path) -> dict[str, Any]:
         ids |= vocabulary
     elif not isinstance(vocabulary, list | None):
         raise DataError(f"{path}: model.vocab is neither an object nor a list")
+    for number, pair in enumerate(vocabulary if isinstance(vocabulary, list) else ()):
+        if not isinstance(pair, list) or not pair or not isinstance(pair[0], str):
+            raise DataError(f"{path}: model.vocab[{number}] is not a token with its score")
     added = content.get("added_tokens") or []
-    for number, token in enumerate(added if isinstance(added, list) else [added]):
+    if not isinstance(added, list):
+        raise DataError(f"{path}: added_tokens is not a list")
+    for number, token in enumerate(added):
         if not isinstance(token, dict) or not isinstance(token.get("content"), str):
             raise DataError(f"{path}: added_tokens[{number}] is not a token with content and id")
         ids[token["content"]] = token.get("id")
@@ -141,10 +146,19 @@ def bert_wordpiece(content: Mapping[str, Any]) -> list[str] | None:
     if not usual:
         return None
     # A vocab.txt can express only ids without gaps, and tokens without line breaks.
-    ids = {**model["vocab"], **{t["content"]: t["id"] for t in content.get("added_tokens") or ()}}
-    tokens = sorted(ids, key=ids.__getitem__)
-    dense = [ids[token] for token in tokens] == list(range(len(tokens)))
+    by_id = tokens_by_id(content)
+    tokens = [by_id[number] for number in sorted(by_id)]
+    dense = len(by_id) == max(by_id, default=-1) + 1
     return tokens if dense and not any("\n" in token for token in tokens) else None
+
+
+def tokens_by_id(content: Mapping[str, Any]) -> dict[int, str]:
+    """Return id -> token of a ``tokenizer.json`` that :func:`read_tokenizer` accepts."""
+    vocabulary = (content.get("model") or {}).get("vocab") or {}
+    if isinstance(vocabulary, list):  # unigram: pairs of token and score
+        vocabulary = {pair[0]: number for number, pair in enumerate(vocabulary)}
+    added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+    return {number: token for token, number in {**vocabulary, **added}.items()}
 
 
 def normalizer_rules(content: Mapping[str, Any]) -> dict[str, bool | None]:

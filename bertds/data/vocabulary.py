@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,22 @@ import numpy as np
 from bertds.data import tokenizer_json
 from bertds.data.model_names import vocabulary_path
 from bertds.data.tokenizer_json import JsonTokenizer
+from bertds.data.vocabulary_file import (
+    SPECIAL_TOKENS,
+    has_tokenizer,
+    read_vocabulary,
+    vocabulary_file,
+)
 from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import DataError
 from bertds.system.json_fields import Field
 
-SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 MAX_VOCABULARY = 1 << 24
 """More tokens than any vocabulary has: a larger number is damage, or an attack on the memory."""
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
 WORDPIECE = "wordpiece"
+_FROM_TOKENIZER_JSON = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""transformers' classes that ignore the rules in tokenizer_config.json."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,37 +164,6 @@ def tokenizer_fingerprint(vocabulary_bytes: bytes, rules: WordPieceRules | bool)
     return hashlib.sha256(vocabulary_bytes + b"\n" + rules.casing.encode()).hexdigest()
 
 
-def read_vocabulary(path: Path | str) -> list[str]:
-    """Read a ``vocab.txt``: one token per line; the line number, from 0, is the id.
-
-    Raises:
-        DataError: the file is missing, not UTF-8, or contains a token twice.
-    """
-    path = Path(path)
-    try:
-        # Split only at "\n": some vocabularies contain U+2028 or U+0085 as tokens.
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; is this a vocab.txt?") from error
-    if text.startswith("\ufeff"):
-        raise DataError(
-            f"{path}: starts with a byte order mark, which would become part of its first token; "
-            "save it as UTF-8 without one (sed -i '1s/^\\xef\\xbb\\xbf//' FILE)"
-        )
-    tokens = text.split("\n")
-    if tokens and tokens[-1] == "":
-        tokens.pop()
-    if "\r" in text:  # line endings of Windows
-        tokens = [token.removesuffix("\r") for token in tokens]
-    if len(set(tokens)) != len(tokens):
-        twice, count = Counter(tokens).most_common(1)[0]
-        assert count > 1
-        raise DataError(f"{path}: the token {twice!r} occurs twice")
-    return tokens
-
-
 def looks_lower_case(tokens: list[str]) -> bool:
     """Guess the casing: a vocabulary without upper-case tokens is uncased."""
     special = set(SPECIAL_TOKENS.values())
@@ -222,7 +196,7 @@ def load_tokenizer_info(
             requested casing differs from that of a tokenizer whose file decides it.
     """
     path = vocabulary_path(path)
-    file = _vocabulary_file(path)
+    file = vocabulary_file(path)
     # A tokenizer.json that is BERT's WordPiece is treated like a vocab.txt; any other decides
     # alone.
     content: dict[str, Any] = {}
@@ -277,75 +251,22 @@ def _said_rules(file: Path, content: dict[str, Any]) -> dict[str, Any]:
                 f"{config}: {name}={said[name]!r} is not supported, because it needs the code of "
                 f"its tokenizer class; allowed: {own!r}, or a tokenizer.json with all rules"
             )
-    if "do_lower_case" not in said and sibling.is_file():
-        said = (
-            tokenizer_json.normalizer_rules(content or tokenizer_json.read_tokenizer(sibling))
-            | said
-        )
+    if sibling.is_file():
+        rules = tokenizer_json.normalizer_rules(content or tokenizer_json.read_tokenizer(sibling))
+        if said.get("tokenizer_class") in _FROM_TOKENIZER_JSON:
+            return said | rules
+        if "do_lower_case" not in said:
+            return rules | said
     return said
 
 
 def vocabulary_size(folder: Path) -> int:
     """Return the number of tokens of a folder's tokenizer, or 0 if it has none.
 
-    A vocab.txt is not parsed.
+    Raises:
+        DataError: see :func:`load_tokenizer_info`.
     """
-    file = folder / "vocab.txt"
-    if file.is_file():
-        return len(file.read_bytes().splitlines())
     return load_tokenizer_info(folder).vocab_size if has_tokenizer(folder) else 0
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Return whether a folder contains a vocab.txt or a tokenizer.json."""
-    return any((folder / name).is_file() for name in ("vocab.txt", tokenizer_json.FILE))
-
-
-_SENTENCEPIECE = (".model", ".spm")
-_OTHER_FORMS = ("vocab.json", "merges.txt", *_SENTENCEPIECE)
-_CONVERT = (
-    "convert it to a tokenizer.json with transformers: "
-    "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(NEW)"
-)
-
-
-def _vocabulary_file(path: Path) -> Path:
-    """Return the file that decides the vocabulary of a file or folder."""
-    if not path.is_dir():
-        if path.name.endswith(_SENTENCEPIECE):
-            raise DataError(f"{path}: neither a vocab.txt nor a tokenizer.json; {_CONVERT}")
-        if path.exists() and not path.is_file():  # a pipe can be read only once
-            raise DataError(f"{path}: neither a file nor a folder")
-        return path
-    names = ["vocab.txt", tokenizer_json.FILE]
-    if all((path / name).is_file() for name in names):
-        states = [(path / name).stat() for name in names]
-        agree = _agree(path, *((s.st_ino, s.st_size, s.st_mtime_ns) for s in states))
-        return path / names[0 if agree else 1]
-    for name in names:
-        if (path / name).is_file():
-            return path / name
-    held = sorted(p.name for p in path.iterdir())
-    there = ", ".join(held[:6]) or "nothing"
-    remedy = f"; {_CONVERT}" if any(name.endswith(_OTHER_FORMS) for name in held) else ""
-    raise DataError(
-        f"{path}: neither {' nor '.join(names)} in this folder (found: {there}){remedy}"
-    )
-
-
-@lru_cache(maxsize=8)
-def _agree(folder: Path, *states: tuple[int, ...]) -> bool:
-    """Return whether a folder's vocab.txt is equivalent to its tokenizer.json.
-
-    If not (another model, tokens that were added later, or a normalizer that is not BERT's),
-    tokenizer.json decides, as in transformers.
-
-    Args:
-        folder: with both files.
-        states: change when one of the files does; the key of the cache, because parsing is slow.
-    """
-    tokens = tokenizer_json.bert_wordpiece(tokenizer_json.read_json(folder / tokenizer_json.FILE))
-    return tokens is not None and tokens == read_vocabulary(folder / "vocab.txt")
 
 
 def _files(path: Path, file: Path) -> dict[str, Path]:

@@ -18,19 +18,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertds.display import html_page
+from bertds.display.fonts import OWN, Fonts
 from bertds.display.theme import LIGHT, Theme
+from bertds.display.words import cells, shorten
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 FONT_SIZE = 9.0
 _WIDTH = 5.1
 """Width of a chart in inches."""
 LETTER, _LONGEST_NAME = 0.64 * FONT_SIZE, 34
-"""Width of a wide letter in points; maximum number of letters in a name left of a bar."""
+"""Width of a wide letter in points; maximum width of a name left of a bar, in Latin letters."""
 
 # In an SVG these colours are placeholders, which are replaced by variables of the style sheet.
 _VARIABLES = {f"#0000{n:02x}": name for n, name in enumerate(LIGHT.colours(), 1)}
@@ -69,7 +72,7 @@ class Chart:
         """Return the content of the page's ``svg`` element, [0, 72 width] x [0, 72 height]."""
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        self._save(_SVG_THEME, buffer, format="svg", metadata=nothing)
+        self._save(_SVG_THEME, buffer, None, format="svg", metadata=nothing)
         # The part before it is the document's head and a style, which the page has already.
         text = buffer.getvalue().split("</defs>", 1)[1].rpartition("</svg>")[0]
         # Only elements that others refer to need an id, and text has the font of the page.
@@ -79,15 +82,29 @@ class Chart:
             text = text.replace(colour, f"var(--{name})")
         return re.sub(r"\s*\n\s*", "\n", text)
 
-    def png(self, theme: Theme) -> bytes:
-        """Return the chart as a PNG file in one theme."""
+    def png(self, theme: Theme, fonts: Fonts | None = None) -> bytes:
+        """Return the chart as a PNG file in one theme.
+
+        Args:
+            theme: the colours.
+            fonts: those of all charts of a report; they collect the letters that no font has.
+        """
         buffer = io.BytesIO()
-        self._save(theme, buffer, format="png", dpi=144, metadata={"Software": None})
+        self._save(
+            theme, buffer, fonts or Fonts(), format="png", dpi=144, metadata={"Software": None}
+        )
         return buffer.getvalue()
 
-    def _save(self, theme: Theme, buffer: io.StringIO | io.BytesIO, **options: Any) -> None:
+    def _save(
+        self,
+        theme: Theme,
+        buffer: io.StringIO | io.BytesIO,
+        fonts: Fonts | None,
+        **options: Any,
+    ) -> None:
         import matplotlib
         from matplotlib.figure import Figure  # not pyplot, which would choose a window system
+        from matplotlib.text import Text as FigureText
 
         with matplotlib.rc_context(_style(theme)):
             figure = Figure(figsize=(self.width, self.height))
@@ -96,9 +113,11 @@ class Chart:
             axes.grid(axis="x", visible=False)
             axes.margins(x=0.01)
             self.paint(axes, theme)
+            if fonts is not None:
+                fonts.apply([text for text in figure.findobj(FigureText) if text.get_text()])
             with warnings.catch_warnings():
-                # A run's name may be in any script. The PNG then has boxes for its letters; the
-                # page shows them in a font of the reader's system.
+                # A run's name may be in any script. The page shows it in a font of the reader's
+                # system; here only its width is needed.
                 warnings.filterwarnings("ignore", message="Glyph .* missing from font")
                 figure.savefig(buffer, **options)
 
@@ -126,7 +145,7 @@ def _style(theme: Theme) -> dict[Any, Any]:
         "ytick.labelcolor": theme.muted,
         "grid.color": theme.line,
         "font.size": FONT_SIZE,
-        "font.family": "DejaVu Sans",
+        "font.family": OWN,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.spines.left": False,
@@ -134,6 +153,7 @@ def _style(theme: Theme) -> dict[Any, Any]:
         "axes.grid": True,
         "axes.axisbelow": True,
         "legend.frameon": False,
+        "text.parse_math": False,  # a run's name may contain dollar signs
         "svg.fonttype": "none",  # text stays text
         "svg.hashsalt": "bertds",  # ids in the file are the same in every run
     }
@@ -193,10 +213,9 @@ def mark_points(
     values: Sequence[float],
     *,
     size: float = 4.5,
-    label: str | None = None,
-) -> None:
-    """Draw single values as hollow points."""
-    axes.plot(
+) -> Line2D:
+    """Draw single values as hollow points; return them for a legend."""
+    (points,) = axes.plot(
         steps,
         values,
         linestyle="",
@@ -206,8 +225,8 @@ def mark_points(
         markeredgecolor=colour,
         markeredgewidth=size / 3.2,
         zorder=4,
-        label=label,
     )
+    return points
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,9 +349,9 @@ def _round_levels(highest: float) -> list[float]:
 
 def bars(title: str, rows: Sequence[tuple[str, float, str]], note: str = "") -> BarChart:
     """Return a chart with a horizontal bar for each (name, value, text after the bar)."""
-    names = [_shortened(name) for name, _, _ in rows]
+    names = [shorten(name, _LONGEST_NAME, 14) for name, _, _ in rows]
     largest = max((value for _, value, _ in rows), default=0.0) or 1.0
-    left = max(84.0, 10 + LETTER * max(map(len, names), default=0))
+    left = max(84.0, 10 + LETTER * max(map(cells, names), default=0))
     longest = (72 * _WIDTH - left) / 1.42  # leaves space for the text after the longest bar
     row, thickness = 19.5, 14.5
     boxes, texts = [], []
@@ -344,11 +363,6 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], note: str = "") -> 
         texts.append(Text(left + length + 5, centre + 3, text))
     height = (row * max(1, len(rows)) + 4.5) / 72
     return BarChart(title=title, note=note, height=height, boxes=boxes, texts=texts)
-
-
-def _shortened(name: str) -> str:
-    """Return a name that fits left of its bar; of a long one, the middle is omitted."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[:14]}…{name[15 - _LONGEST_NAME :]}"
 
 
 def shares(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sized
 
 
@@ -37,3 +38,26 @@ def in_words(seconds: float) -> str:
 def size(number: float) -> str:
     """Return a number of bytes in words: ``12.3 MiB``, ``1.5 GiB``."""
     return f"{number / 2**30:,.1f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
+
+
+def cells(text: str) -> int:
+    """Return the width of a text in Latin letters; East Asian ones are as wide as two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def shorten(text: str, most: int, head: int) -> str:
+    """Return a text of at most ``most`` cells; of a longer one, the middle is omitted.
+
+    Args:
+        text: the text.
+        most: see :func:`cells`.
+        head: the part of them for the beginning.
+    """
+    if cells(text) <= most:
+        return text
+    begin = end = text
+    while cells(begin) > head:
+        begin = begin[:-1]
+    while cells(end) > most - head - 1:
+        end = end[1:]
+    return f"{begin}…{end}"

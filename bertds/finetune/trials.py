@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bertds import __version__
+from bertds.data.vocabulary_file import VOCAB, vocabulary_file
 from bertds.distributed.rank_info import find_rank_info
 from bertds.errors import ConfigError
 from bertds.finetune.load import load_task
@@ -328,8 +329,9 @@ class _Runner:
             model.load_state_dict(self.best[1])
             model.save_pretrained(out / "model")
             self.tokenizer.save_pretrained(out / "model")
-            if (self.folder / "vocab.txt").is_file():  # transformers 5 writes tokenizer.json only
-                shutil.copyfile(self.folder / "vocab.txt", out / "model" / "vocab.txt")
+            if (file := vocabulary_file(self.folder)).name == VOCAB:
+                # transformers 5 writes tokenizer.json only.
+                shutil.copyfile(file, out / "model" / VOCAB)
         write_json(out / RESULTS, results)
         (out / UNFINISHED).unlink()
 

@@ -77,7 +77,7 @@ def ask_facts(trained: PretrainedModel, told: facts.Facts) -> dict[str, dict[str
         are right at rank one; ``answers``, the number of different answers to choose from.
     """
     assert trained.tokenizer_folder is not None
-    tokenizer = load_tokenizer_info(trained.tokenizer_folder)
+    tokenizer = load_tokenizer_info(trained.tokenizer_folder, *(trained.rules or ()))
     with tempfile.TemporaryDirectory() as folder:
         facts.write(told, Path(folder))
         asked = Path(folder) / "questions.tsv"

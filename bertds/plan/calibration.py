@@ -87,7 +87,7 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
 
     config = load_config(read_yaml(run / "config.yaml"))
     settings = _object(run / "deepspeed.json")
-    words = vocabulary_size(run / "tokenizer")
+    words = 0
     starts = _starts(run)
     ranks = at(starts[-1], "world_size", int, 1) if starts else 1
     # A checkpoint knows the vocabulary and the number of ranks better than files that can be
@@ -96,6 +96,7 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
         facts = read_manifest(folder)
         ranks = facts["world_size"]
         words = at(facts, "model.vocab_size", int, words)
+    words = words or vocabulary_size(run / "tokenizer")
     return config, settings, words, ranks
 
 

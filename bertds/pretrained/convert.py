@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
+from bertds.data.tokenizer_folder import tokenizer_files
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import CheckpointError
 from bertds.pretrained import hf_config, hf_weights
-from bertds.pretrained.hf_folder import tokenizer_files, write_model
+from bertds.pretrained.hf_folder import write_model
 from bertds.pretrained.load import PretrainedModel
 from bertds.pretrained.output_folder import fresh_folder
 from bertds.system.atomic_files import write_json

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from bertds import __version__
+from bertds.data.tokenizer_folder import tokenizer_files
 from bertds.errors import CheckpointError
 from bertds.monitor.best_checkpoint import best_checkpoint
-from bertds.pretrained.hf_folder import tokenizer_files, write_model
+from bertds.pretrained.hf_folder import write_model
 from bertds.pretrained.load import load_pretrained
 from bertds.pretrained.model_card import model_card
 from bertds.pretrained.output_folder import check_output, fresh_folder

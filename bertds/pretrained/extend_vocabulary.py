@@ -17,6 +17,7 @@ import torch
 
 from bertds.data.model_names import vocabulary_path
 from bertds.data.vocabulary import load_tokenizer_info
+from bertds.data.vocabulary_file import vocabulary_file
 from bertds.errors import ConfigError, DataError, reason_of
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.pretrained import hf_weights
@@ -126,8 +127,7 @@ def extend(
     import tempfile
 
     if vocab is not None:
-        vocab = vocabulary_path(vocab)
-        vocab = vocab / "vocab.txt" if vocab.is_dir() else vocab
+        vocab = vocabulary_file(vocabulary_path(vocab))
     if (words is None) == (vocab is None):
         raise ConfigError("give --words FILE (tokens to add) or --vocab FILE (a whole vocabulary)")
     trained = open_model(source)
@@ -140,7 +140,10 @@ def extend(
         )
     # --words adds to the old vocabulary; --vocab replaces it.
     old = tokenizer.vocabulary()
-    given = read_pieces(words or vocab)  # type: ignore[arg-type]
+    if vocab is not None and vocab.suffix == ".json":
+        given = load_tokenizer_info(vocab).vocabulary()
+    else:
+        given = read_pieces(words or vocab)  # type: ignore[arg-type]
     if words is not None:
         known = set(old)
         new = old + [piece for piece in given if piece not in known]

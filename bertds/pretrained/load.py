@@ -12,7 +12,7 @@ import torch
 from bertds.checkpoint.find import locate
 from bertds.config.recipe import ModelConfig
 from bertds.cost_model.flops import parameter_count
-from bertds.data.vocabulary import has_tokenizer
+from bertds.data.vocabulary_file import has_tokenizer
 from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import CheckpointError
 from bertds.model.build import PreTrainingModel, build_model

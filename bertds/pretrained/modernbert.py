@@ -156,9 +156,10 @@ def _global_every(values: Mapping[str, Any], numbers: Mapping[str, Any]) -> int:
     if kinds is None:
         return int(numbers["global_attn_every_n_layers"])
     layers = int(numbers["num_hidden_layers"])
-    # The first global layer after layer 0 gives the period.
+    # The first global layer after layer 0 gives the period. Without one, any period that is not
+    # shorter than the model has the same layers, so the file's own is kept.
     later = [n for n, kind in enumerate(kinds) if n and kind == _GLOBAL]
-    every = later[0] if later else max(layers, 1)
+    every = later[0] if later else max(layers, 1, int(numbers["global_attn_every_n_layers"]))
     if list(kinds) != [_LOCAL if n % every else _GLOBAL for n in range(layers)]:
         raise CheckpointError(
             "config.json: layer_types is not supported: it must be one full_attention, then "

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from bertds.data.tokenizer_folder import tokenizer_files, write_tokenizer
 from bertds.errors import EXIT_OK, BertdsError, ConfigError
-from bertds.pretrained.hf_folder import tokenizer_files, write_tokenizer
 from bertds.pretrained.output_folder import check_output, fresh_folder
 from bertds.pretrained.transformers_api import (
     TASK_CLASSES,

@@ -20,7 +20,9 @@ from typing import Any
 
 from torch import Tensor
 
+from bertds.data import tokenizer_json
 from bertds.data.model_names import vocabulary_path
+from bertds.data.vocabulary_file import VOCAB, has_tokenizer, vocabulary_file
 from bertds.errors import CheckpointError, ConfigError
 from bertds.model.build import build_model
 from bertds.pretrained import hf_config, hf_weights, weight_files
@@ -185,24 +187,33 @@ def _read_config(path: Path, given: Path | None) -> dict[str, Any]:
 
 
 def _named_vocab(given: Path, scratch: Path) -> Path:
+    """Return the vocabulary that ``--vocab`` names, in a folder that contains no other one."""
     given = vocabulary_path(given)
-    if (given / "vocab.txt").is_file():
-        return given / "vocab.txt"
-    if not given.is_file():
+    if not given.exists():
         raise CheckpointError(f"--vocab {given}: no such file")
-    if given.name == "vocab.txt":
-        return given
-    copy = scratch / "given" / "vocab.txt"  # what a Hugging Face folder calls it
+    file = vocabulary_file(given)
+    if given.is_dir():
+        return file
+    # The names in a Hugging Face folder.
+    name, other = VOCAB, tokenizer_json.FILE
+    if file.suffix == ".json":
+        name, other = other, name
+    if file.name == name and not (file.parent / other).exists():
+        return file
+    copy = scratch / "given" / name
     copy.parent.mkdir()
-    shutil.copyfile(given, copy)
+    shutil.copyfile(file, copy)
+    rules = file.parent / tokenizer_json.CONFIG
+    if file.name == name and rules.is_file():
+        shutil.copyfile(rules, copy.parent / rules.name)
     return copy
 
 
 def _vocabulary(path: Path, given: Path | None) -> Path | None:
     if given is not None:
         return given
-    beside = path.parent / "vocab.txt"
-    return beside if beside.is_file() else None
+    folder = path.parent
+    return vocabulary_file(folder) if has_tokenizer(folder) else None
 
 
 def read_flat(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

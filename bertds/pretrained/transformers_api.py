@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertds.data.model_names import ALIASES, MODELS, hub_id, resolve
-from bertds.data.vocabulary import has_tokenizer
+from bertds.data.vocabulary_file import has_tokenizer, vocabulary_file
 from bertds.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -176,6 +176,7 @@ def load_tokenizer(name_or_path: Path | str) -> PreTrainedTokenizerBase:
 
     Raises:
         CheckpointError: there is none next to the model.
+        DataError: its files contain different vocabularies.
     """
     with as_hugging_face_folder(name_or_path) as folder:
         return tokenizer_of(folder)
@@ -199,4 +200,5 @@ def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a Hugging Face folder; see :func:`load_tokenizer`."""
     if not has_tokenizer(folder):
         raise CheckpointError(f"{folder}: neither vocab.txt nor tokenizer.json found")
+    vocabulary_file(folder)  # refuses two files that contradict each other
     return load_transformers(folder, "AutoTokenizer", use_fast=True)

@@ -19,15 +19,17 @@ from bertds.display.charts import (
     thousands,
 )
 from bertds.display.theme import Theme
+from bertds.display.words import cells, shorten
 from bertds.report.run_view import Chain
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 _LOSS_WIDTH, _LOSS_MARGINS = 10.4, Margins(left=0.4, bottom=0.46)
 """Of the chart of losses, in inches; the rows of the legend are in its upper margin."""
 _LEGEND_COLUMNS, _LEGEND_ENTRY, _LONGEST_NAME = 4, 40.0, 100
-"""Maximum number of columns; points of an entry without its text; letters of a name."""
+"""Maximum number of columns; points of an entry without its text; Latin letters of a name."""
 
 
 def charts_of(chains: list[Chain]) -> dict[str, Chart]:
@@ -153,9 +155,17 @@ def _colour(theme: Theme, number: int) -> str:
 
 def _loss_chart(chains: list[Chain]) -> Chart:
     def paint(axes: Axes, theme: Theme) -> None:
+        # Given to the legend itself, which omits artists whose label begins with an underscore.
+        named: list[tuple[Artist, str]] = []
         for number, chain in enumerate(chains):
-            _loss(axes, chain, theme, _colour(theme, number), first=number == 0)
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, columnspacing=1.6)
+            named += _loss(axes, chain, theme, _colour(theme, number), first=number == 0)
+        axes.legend(
+            *zip(*named),
+            loc="lower left",
+            bbox_to_anchor=(-0.01, 1.0),
+            ncols=columns,
+            columnspacing=1.6 + 0.4 * wide,
+        )
         _finish(axes, chains, theme)
         for border in sorted({border for chain in chains for border in chain.borders()}):
             _say(axes, theme, "phase 2", (border, 1), (5, -10))
@@ -164,7 +174,10 @@ def _loss_chart(chains: list[Chain]) -> Chart:
                 _say(axes, theme, "restart", (step, 0), (6, 4))
         axes.set_xlabel("optimizer step, counted over all phases")
 
-    columns = _legend_columns([_name(chain) for chain in chains])
+    names = [_name(chain) for chain in chains]
+    columns = _legend_columns(names)
+    # The page's font draws a wide letter wider than the box that matplotlib's own has for it.
+    wide = max(cells(name) - len(name) for name in names)
     rows = ceil((len(chains) + 1) / columns)
     return Chart(
         title="Masked-LM loss (nats)",
@@ -180,15 +193,13 @@ def _loss_chart(chains: list[Chain]) -> Chart:
 
 def _name(chain: Chain) -> str:
     """Return the name of a chain for the legend; of a very long one, the middle is omitted."""
-    name = chain.title
-    half = _LONGEST_NAME // 2
-    return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
+    return shorten(chain.title, _LONGEST_NAME, _LONGEST_NAME // 2 - 1)
 
 
 def _legend_columns(names: list[str]) -> int:
     """Return the number of legend columns that fit; the font of a page may be a wide one."""
     room = 72 * (_LOSS_WIDTH - _LOSS_MARGINS.left - _LOSS_MARGINS.right)
-    widest = _LEGEND_ENTRY + LETTER * max(map(len, names))
+    widest = _LEGEND_ENTRY + LETTER * max(map(cells, names))
     return min(_LEGEND_COLUMNS, max(1, int(room / widest)))
 
 
@@ -207,9 +218,15 @@ def _say(
     )
 
 
-def _loss(axes: Axes, chain: Chain, theme: Theme, colour: str, *, first: bool) -> None:
-    """Draw the losses of one chain; each phase has its own running mean."""
-    label: str | None = _name(chain)
+def _loss(
+    axes: Axes, chain: Chain, theme: Theme, colour: str, *, first: bool
+) -> list[tuple[Artist, str]]:
+    """Draw the losses of one chain; each phase has its own running mean.
+
+    Returns:
+        The entries of the legend.
+    """
+    named: list[tuple[Artist, str]] = []
     for offset, run in zip(chain.offsets(), chain.runs):
         lines = [line for line in run.train if line.get("mlm_loss") is not None]
         if not lines:
@@ -218,14 +235,14 @@ def _loss(axes: Axes, chain: Chain, theme: Theme, colour: str, *, first: bool) -
         values = [line["mlm_loss"] for line in lines]
         axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35)
         mean = smooth(values, max(1, len(values) // 25))
-        axes.plot(steps, mean, color=colour, linewidth=2.0, label=label)
-        label = None
+        (curve,) = axes.plot(steps, mean, color=colour, linewidth=2.0)
+        named = named or [(curve, _name(chain))]
     entropies = chain.series("unigram_entropy", split="validation")[1]
     if entropies:
         axes.axhline(entropies[-1], color=colour, linestyle=":", linewidth=1.2)
     steps, values = chain.series("mlm_loss", split="validation")
-    label = "held-out" if first and steps else None
-    mark_points(axes, theme, colour, steps, values, size=6.5, label=label)
+    points = mark_points(axes, theme, colour, steps, values, size=6.5)
+    return [*named, (points, "held-out")] if first and steps else named
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 from bertds.config.keys import dotted
 from bertds.config.load import flatten
 from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
+from bertds.data.vocabulary import load_tokenizer_info
 from bertds.display.words import count
-from bertds.errors import DataError
+from bertds.errors import DataError, UserError
 from bertds.monitor.health import Finding, findings
 from bertds.monitor.run_files import (
     Loss,
@@ -24,7 +25,6 @@ from bertds.monitor.run_files import (
     read_recipe,
 )
 from bertds.monitor.status import expand, expected_steps
-from bertds.system.atomic_files import sha256_file
 
 
 def _is_blimp(values: dict[str, Any]) -> bool:
@@ -66,12 +66,11 @@ class RunView:
 
     @property
     def vocabulary(self) -> str:
-        """A digest of its tokenizer's file; empty if the folder has none."""
-        for name in ("tokenizer.json", "vocab.txt"):
-            file = self.path / "tokenizer" / name
-            if file.is_file():
-                return sha256_file(file)
-        return ""
+        """The fingerprint of its tokenizer; empty if the folder has none that can be read."""
+        try:
+            return load_tokenizer_info(self.path / "tokenizer").fingerprint
+        except (OSError, UserError):
+            return ""
 
     @property
     def last_step(self) -> int:

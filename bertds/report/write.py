@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bertds.display.fonts import Fonts
 from bertds.display.theme import DARK, LIGHT
 from bertds.errors import ConfigError, DataError
 from bertds.system.atomic_files import atomic_path, write_text
+from bertds.system.logs import log
 
 
 def write_report(runs: list[Path], out: Path, title: str = "BERT pre-training") -> Path:
@@ -34,13 +36,15 @@ def write_report(runs: list[Path], out: Path, title: str = "BERT pre-training") 
     chains = read_chains(runs)
     if not any(run.train for chain in chains for run in chain.runs):
         raise DataError(f"{', '.join(map(str, runs))}: no metrics yet; nothing to report")
-    charts = charts_of(chains)
+    charts, fonts = charts_of(chains), Fonts()
     out.mkdir(parents=True, exist_ok=True)
     for name, chart in charts.items():
         for suffix, theme in (("", LIGHT), ("_dark", DARK)):
             with atomic_path(out / f"{name}{suffix}.png") as file:
-                file.write_bytes(chart.png(theme))
+                file.write_bytes(chart.png(theme, fonts))
     write_text(page_file, page(title, chains, list(charts.values())))
+    if fonts.unshown:
+        log.warning("%s", fonts.advice())
     return page_file
 
 

@@ -174,7 +174,7 @@ def _build(
     state = continue_run(config, engine, start)
     checkpoints.continue_from(state.step)
     device = device_name(engine.device)
-    folder.record(settings.values, source.tokenizer.files, device, state.step)
+    folder.record(settings.values, source.tokenizer, device, state.step)
 
     # Only the main process sends notices and writes to trackers.
     notifier = None

@@ -19,6 +19,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -30,12 +31,20 @@ import yaml
 from bertds import __version__
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
+from bertds.data.tokenizer_folder import tokenizer_files, write_tokenizer
+from bertds.data.vocabulary import TokenizerInfo
 from bertds.distributed.rank_info import find_rank_info
 from bertds.errors import ConfigError
 from bertds.monitor.run_files import read_object, starts_of
 from bertds.monitor.setting_lines import FILE as SETTINGS_FILE
 from bertds.monitor.setting_lines import Change, as_line
-from bertds.system.atomic_files import append_line, explain_os_error, write_json, write_text
+from bertds.system.atomic_files import (
+    append_line,
+    atomic_path,
+    explain_os_error,
+    write_json,
+    write_text,
+)
 from bertds.system.folder_lock import FolderLock
 from bertds.system.inside import refuse_links
 from bertds.system.logs import log, log_to_file
@@ -166,7 +175,7 @@ class RunFolder:
     def record(
         self,
         deepspeed_json: dict[str, Any],
-        tokenizer_files: dict[str, Path],
+        tokenizer: TokenizerInfo,
         device: str,
         step: int = 0,
     ) -> None:
@@ -176,7 +185,7 @@ class RunFolder:
 
         Args:
             deepspeed_json: the settings as they are used.
-            tokenizer_files: where each file of the tokenizer is.
+            tokenizer: the tokenizer of the data.
             device: ``cpu``, or the name of the GPU that trains.
             step: where training resumes.
         """
@@ -200,12 +209,30 @@ class RunFolder:
         write_json(self.path / "deepspeed.json", deepspeed_json)
         append_line(self.path / SETTINGS_FILE, as_line(step, ranks, now, self._changed))
         (self.path / "DONE").unlink(missing_ok=True)
-        # A copy of the tokenizer makes the run independent of the data folder.
+        self._write_tokenizer(tokenizer)
+
+    def _write_tokenizer(self, tokenizer: TokenizerInfo) -> None:
+        """Copy the tokenizer, so that the run does not depend on the data folder.
+
+        The copy states the rules that text is treated with, even if ``data.lower_case`` replaces
+        those of the files.
+        """
         folder = self.path / "tokenizer"
         folder.mkdir(exist_ok=True)
-        for name, source in tokenizer_files.items():
-            if source.is_file() and source.resolve() != (folder / name).resolve():
-                shutil.copyfile(source, folder / name)
+        if not tokenizer.files:
+            return
+        # Written elsewhere first, because the data may be tokenized with the files of this folder.
+        with tempfile.TemporaryDirectory(prefix="bertds-") as scratch:
+            length = self.config.model.max_position_embeddings
+            write_tokenizer(Path(scratch), tokenizer.files, length, tokenizer.rules)
+            written = tokenizer_files(Path(scratch))
+            for name, source in written.items():
+                with atomic_path(folder / name) as temporary:
+                    shutil.copyfile(source, temporary)
+        # A file of another tokenizer, from a start before the first checkpoint.
+        for name, file in tokenizer_files(folder).items():
+            if name not in written:
+                file.unlink()
 
     def _lost(self, step: int) -> dict[str, Any]:
         """Return what ended the previous attempt and the time that it cost; {} if none was lost.

@@ -14,7 +14,8 @@ from bertds.config.load import to_dict
 from bertds.config.recipe import Config
 from bertds.data.model_names import path_of
 from bertds.data.sources.base import Source
-from bertds.data.vocabulary import TokenizerInfo, has_tokenizer, load_tokenizer_info
+from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
+from bertds.data.vocabulary_file import has_tokenizer
 from bertds.engine.interface import TrainingEngine
 from bertds.errors import CheckpointError, DataError
 from bertds.model.build import PreTrainingModel

@@ -17,7 +17,7 @@ from bertds.data.scripts import (
     may_join_without_space,
     word_count,
 )
-from data_prep.clean import clean_line
+from data_prep.clean import clean_line, line_feeds
 from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.charsets import detect, switches_sets
@@ -61,7 +61,7 @@ def decode(data: bytes) -> tuple[str, str]:
 
 def book_text(text: str) -> str:
     """Return the paragraphs of a book, one in a line, without Gutenberg's frame."""
-    text = without_frame(text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = without_frame(line_feeds(text))
     # Chinese and Japanese lines are joined without a space.
     join: Callable[[list[str]], str] = join_lines if may_join_without_space(text) else " ".join
     paragraphs = []

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 
 _SAMPLE_BYTES = 256 << 10
-_DECLARED = re.compile(rb"^Character set encoding:\s*([A-Za-z0-9_.:-]+)", re.MULTILINE | re.I)
+_DECLARED = re.compile(rb"(?:(?m:^)|\r)Character set encoding:\s*([A-Za-z0-9_.:-]+)", re.I)
 _HIGH = bytes(range(0x80, 0x100))
 _ASCII_LETTERS = re.compile(rb"[A-Za-z]")
 _LATIN_SHARE = 0.25
@@ -93,8 +93,8 @@ def detect(data: bytes) -> str:
         return declared
     sample = data[:_SAMPLE_BYTES]
     if len(data) > len(sample):
-        # No byte of a multi-byte character is a line feed, so the cut is between characters.
-        sample = sample[: sample.rfind(b"\n") + 1] or sample
+        # No byte of a multi-byte character ends a line, so the cut is between characters.
+        sample = sample[: max(sample.rfind(b"\n"), sample.rfind(b"\r")) + 1] or sample
     # Few bytes above ASCII among many ASCII letters: the script is Latin.
     high = len(sample) - len(sample.translate(None, _HIGH))
     if high and high <= _LATIN_SHARE * (high + len(_ASCII_LETTERS.findall(sample))):

@@ -16,7 +16,7 @@ from bertds.data.scripts import gap
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_text_json
 from bertds.system.stored_path import FilePath
-from data_prep.clean import clean_line, unescape, without_tags
+from data_prep.clean import clean_line, line_feeds, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, Document, Unit
 from data_prep.sources.blocks import compression, plain_blocks, records, whole_blocks
 from data_prep.sources.text import unit_lines
@@ -66,7 +66,7 @@ def doc_document(record: bytes, options: tuple[str, ...] = ()) -> Document:
             templates.
     """
     try:
-        text = record.decode("utf-8")
+        text = line_feeds(record.decode("utf-8"))
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
     head, _, body = text.partition("\n")
@@ -149,7 +149,7 @@ def _json_document(line: bytes, options: tuple[str, ...]) -> Document:
         return Document("", MALFORMED)
     title = record.get("title")
     title = title if isinstance(title, str) else ""
-    return body_document(title, record["text"], str(record.get("url", "")), options)
+    return body_document(title, line_feeds(record["text"]), str(record.get("url", "")), options)
 
 
 def is_extracted_json(path: FilePath) -> bool:

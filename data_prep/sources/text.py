@@ -1,22 +1,36 @@
-"""Plain text: documents separated by blank lines, or one document per line (``--text-layout``)."""
+"""Plain text: documents separated by blank lines, or one document per line (``--text-layout``).
+
+A line ends with LF, CR LF or CR (see :func:`line_feeds`).
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from bertds.system.stored_path import FilePath
 from data_prep.clean import clean_paragraphs
 from data_prep.document import BAD_UTF8, EMPTY, Document, Limits, Unit
-from data_prep.sources.blocks import DEFAULT_LIMITS, compression, whole_blocks
+from data_prep.sources.blocks import Block, compression, plain_blocks, whole_blocks
 from data_prep.sources.charsets import switches_sets
 from data_prep.sources.limits import check_document
 from data_prep.sources.reading import open_binary
 
 LAYOUTS = ("blank-line", "line")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_GROUP = 1 << 16
-"""Bytes of lines that are read in one call."""
+_STEP = 1 << 16
+_OTHER_ENDS = re.compile(rb"\r+\n|\r")
+_REST_OF_END = re.compile(rb"\r*\n")
+_LONGEST_END = 64
+"""Bytes around the beginning of a unit that show whether it is inside the end of a line."""
+
+
+def line_feeds(data: bytes) -> bytes:
+    """Return a text with LF in place of CR LF and CR, as :func:`data_prep.clean.line_feeds`."""
+    if b"\r" not in data:
+        return data
+    data = data.replace(b"\r\n", b"\n")
+    return _OTHER_ENDS.sub(b"\n", data) if b"\r" in data else data
 
 
 def read_text(unit: Unit) -> Iterator[Document]:
@@ -39,15 +53,16 @@ def text_document(data: bytes, title: str = "") -> Document:
 
 
 def raw_documents(unit: Unit) -> Iterator[bytes]:
-    """Yield the bytes of each document that begins in the unit."""
+    """Yield the bytes of each document that begins in the unit, with line feeds as line ends."""
+    groups = _line_groups(unit, any_end=True)
     if unit.options[0] == "line":
-        yield from (line for line, owned in unit_lines(unit) if owned)
+        yield from (line for line, owned in _without_first(groups) if owned)
         return
     current: list[bytes] = []
     size = 0
     skipping = False  # inside a document that began in the previous unit
     first = True
-    for lines, owned in _line_groups(unit, with_previous=True):
+    for lines, owned in groups:
         for line in lines:
             blank = not line or line.isspace()
             if first:
@@ -56,7 +71,7 @@ def raw_documents(unit: Unit) -> Iterator[bytes]:
             elif blank:
                 skipping = False
                 if current:
-                    yield b"".join(current)
+                    yield b"\n".join(current)
                     current, size = [], 0
                 # The unit ends with the first blank line after its last byte.
                 if not owned:
@@ -65,97 +80,123 @@ def raw_documents(unit: Unit) -> Iterator[bytes]:
                 if not current and not owned:
                     return
                 current.append(line)
-                size += len(line)
+                size += len(line) + 1
                 check_document(unit.path, size, unit.limits)
             elif not owned:
                 return
     if current:
-        yield b"".join(current)
+        yield b"\n".join(current)
 
 
 def unit_lines(unit: Unit) -> Iterator[tuple[bytes, bool]]:
     """Yield the lines that begin in the unit, then later ones flagged as not owned.
 
-    The unit is bytes ``[start, end)`` of a plain file, or a whole compressed one.
+    The unit is bytes ``[start, end)`` of a plain file, or a whole compressed one. Only a line feed
+    ends a line, as in JSON lines: a carriage return may be a space between the values of a record.
     """
-    for lines, owned in _line_groups(unit):
-        for line in lines:
-            yield line, owned
+    return _without_first(_line_groups(unit, any_end=False))
 
 
-def _line_groups(unit: Unit, *, with_previous: bool = False) -> Iterator[tuple[list[bytes], bool]]:
-    """Yield the lines of :func:`unit_lines`, many at a time.
+def _without_first(groups: Iterator[tuple[list[bytes], bool]]) -> Iterator[tuple[bytes, bool]]:
+    """Yield the lines of groups singly, except for the line before the unit."""
+    lines = ((line, owned) for group, owned in groups for line in group)
+    next(lines, None)
+    return lines
 
-    With ``with_previous``, the line before the unit comes first (empty at the beginning of a file).
+
+def _line_groups(unit: Unit, *, any_end: bool) -> Iterator[tuple[list[bytes], bool]]:
+    """Yield lines without their ends, many at a time, with a flag: do they begin in the unit?
+
+    The line before the unit comes first (empty at the beginning of a file), also with the flag.
+
+    Args:
+        unit: the unit.
+        any_end: CR LF and CR end a line too, not only LF.
     """
+    begin = 0
     if compression(unit.path):
-        if with_previous:
-            yield [b""], True
-        for line in compressed_lines(unit.path, unit.limits):
-            yield [line], True
-        return
-    with open_binary(unit.path) as file:
-        previous = b""
+        blocks = whole_blocks(unit.path, unit.limits)
+    else:
         if unit.start > 0:
-            previous = _line_across(file, unit.start)
-        else:
-            file.seek(3 if file.read(3) == _BYTE_ORDER_MARK else 0)
-        if with_previous:
-            yield [previous], True
-        while (left := unit.end - file.tell()) > 0:
-            # readlines stops once it has more than this number of bytes, so that its last line
-            # also begins within the unit. 0 would mean all lines.
-            few = min(left, _GROUP) - 1
-            lines = file.readlines(few) if few else [file.readline()]
-            if not any(lines):  # the file has become shorter
-                return
-            yield lines, True
-        # Later lines are read singly, since the caller stops after a few.
-        for line in file:
-            yield [line], False
+            begin = _begin_of_line_across(unit.path, unit.start, any_end)
+        blocks = plain_blocks(unit.path, begin, unit.end)
+    if unit.start == 0:
+        yield [b""], True
+    if begin == 0:
+        blocks = _without_mark(blocks)
+    if any_end:
+        blocks = ((line_feeds(block), owned) for block, owned in _cut_between_lines(blocks))
+    yield from _lines(blocks, unit.path, unit.limits)
 
 
-def _line_across(file: BinaryIO, start: int) -> bytes:
-    """Return the line that contains byte ``start - 1``, and leave the file position after it."""
-    position = start - 1
-    # The beginning of that line is found by reading backwards in steps of 64 KiB.
-    piece = b""
-    while position > 0:
-        step = min(position, 1 << 16)
-        file.seek(position - step)
-        piece = file.read(step)
-        newline = piece.rfind(b"\n")
-        if newline >= 0:
-            position = position - step + newline + 1
-            break
-        position -= step
-    file.seek(position)
-    return file.readline()
+def _begin_of_line_across(path: FilePath, start: int, any_end: bool) -> int:
+    """Return where the line that contains byte ``start - 1`` begins."""
+    with open_binary(path) as file:
+        # The end of this line does not count, of which some bytes may be at or after ``start``.
+        first = max(0, start - _LONGEST_END)
+        file.seek(first)
+        before, after = file.read(start - first), file.read(_LONGEST_END)
+        position = start - 1
+        if any_end and (before.endswith(b"\n") or _REST_OF_END.match(after)):
+            position = first + len(before.removesuffix(b"\n").rstrip(b"\r"))
+        # The line is read backwards in steps of 64 KiB.
+        while position > 0:
+            step = min(position, _STEP)
+            file.seek(position - step)
+            piece = file.read(step)
+            found = piece.rfind(b"\n")
+            if any_end:
+                found = max(found, piece.rfind(b"\r"))
+            if found >= 0:
+                return position - step + found + 1
+            position -= step
+    return 0
 
 
-def compressed_lines(path: FilePath, limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
-    """Yield the lines of a compressed file.
+def _without_mark(blocks: Iterator[Block]) -> Iterator[Block]:
+    """Yield the blocks of a file without a byte order mark at its beginning."""
+    first, owned = next(blocks, (b"", True))
+    yield first.removeprefix(_BYTE_ORDER_MARK), owned
+    yield from blocks
+
+
+def _cut_between_lines(blocks: Iterator[Block]) -> Iterator[Block]:
+    """Yield blocks so that no end of a line (CR LF) is split between two."""
+    last, owned = b"", True
+    for block, next_owned in blocks:
+        if last.endswith(b"\r") and (rest := _REST_OF_END.match(block)):
+            last, block = last + rest[0], block[rest.end() :]
+        yield last, owned
+        last, owned = block, next_owned
+    yield last, owned
+
+
+def _lines(
+    blocks: Iterator[Block], path: FilePath, limits: Limits
+) -> Iterator[tuple[list[bytes], bool]]:
+    """Split blocks at line feeds; a line has the flag of the block that it begins in.
 
     Raises:
-        DataError: a line is too large, or the file unpacks to more than the limits.
+        DataError: a line is too large.
     """
-    rest: list[bytes] = []
+    begun: list[bytes] = []  # pieces of a line that has not ended yet
     size = 0
-    first = True
-    for block, _ in whole_blocks(path, limits):
-        if first:
-            block, first = block.removeprefix(_BYTE_ORDER_MARK), False
-        # The last piece of a block has no line end yet; it is joined with the next block.
+    begun_owned = True
+    for block, owned in blocks:
+        if not block:
+            continue
         lines = block.split(b"\n")
-        rest.append(lines[0])
+        if not begun:
+            begun_owned = owned
+        begun.append(lines[0])
         size += len(lines[0])
         check_document(path, size, limits)
+        if len(lines) == 1:
+            continue
+        yield [b"".join(begun)], begun_owned
+        last = lines.pop()
         if len(lines) > 1:
-            yield b"".join(rest) + b"\n"
-            for line in lines[1:-1]:
-                yield line + b"\n"
-            rest = [lines[-1]]
-            size = len(rest[0])
-    last = b"".join(rest)
-    if last:
-        yield last
+            yield lines[1:], owned
+        begun, size, begun_owned = [last] if last else [], len(last), owned
+    if begun:
+        yield [b"".join(begun)], begun_owned

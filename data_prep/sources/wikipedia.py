@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from bertds.errors import DataError
 from bertds.system.stored_path import FilePath
+from data_prep.clean import line_feeds
 from data_prep.document import (
     BAD_UTF8,
     EMPTY,
@@ -192,7 +193,7 @@ def page_document(page: bytes, wiki: Site) -> Document:
     if start < 0 or page[start - 1 : start] == b"/" or end < 0:
         return Document("", EMPTY)
     try:
-        text = page[start + 1 : end].decode("utf-8")
+        text = line_feeds(page[start + 1 : end].decode("utf-8"))
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
     text = _unescaped(text)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bertds.data.vocabulary import SPECIAL_TOKENS
+from bertds.data.tokenizer_folder import bert_tokenizer_config, bert_tokenizer_json
+from bertds.data.vocabulary_file import SPECIAL_TOKENS
 from bertds.data.wordpiece_pipeline import wordpiece_pipeline
 from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import DataError
@@ -158,29 +159,12 @@ def write_tokenizer_folder(folder: Path, vocab_bytes: bytes, rules: WordPieceRul
         vocab_bytes: the contents of vocab.txt, written unchanged.
         rules: the rules applied to text.
     """
-    from tokenizers import AddedToken, decoders, processors
-
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "vocab.txt") as temporary:
         temporary.write_bytes(vocab_bytes)
     # Some published vocabularies have Windows line endings.
     lines = vocab_bytes.decode("utf-8").split("\n")
     tokens = [token.removesuffix("\r") for token in (lines[:-1] if lines[-1] == "" else lines)]
-    ids = {token: number for number, token in enumerate(tokens)}
-    tokenizer = wordpiece_pipeline(ids, rules)
-    # BERT's row layout and special tokens, so that transformers builds the same rows.
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
-    )
-    tokenizer.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS.values()]
-    )
-    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
-    config = {
-        **rules.to_transformers(512),
-        **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
-    }
+    write_text(folder / "tokenizer.json", bert_tokenizer_json(tokens, rules))
+    config = bert_tokenizer_config(rules, 512)
     write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")

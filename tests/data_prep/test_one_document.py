@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bertds.data.formats.manifest import Manifest
-from bertds.data.vocabulary import read_vocabulary
+from bertds.data.vocabulary_file import read_vocabulary
 from bertds.system.run_command import guarded
 from data_prep.build_wiki_books import main
 

@@ -18,7 +18,7 @@ import pytest
 
 from bertds.data.formats.manifest import Manifest
 from bertds.data.formats.token_shards import TokenShard
-from bertds.data.vocabulary import read_vocabulary
+from bertds.data.vocabulary_file import read_vocabulary
 from bertds.errors import DataError
 from data_prep.build_wiki_books import main
 from data_prep.stages.instances import deal_blocks

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from bertds.data.vocabulary import read_vocabulary
+from bertds.data.vocabulary_file import read_vocabulary
 from data_prep.build_wiki_books import main
 
 CLS, SEP, MASK = 2, 3, 4

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bertds.cli import main as bertds
-from bertds.data.vocabulary import read_vocabulary
+from bertds.data.vocabulary_file import read_vocabulary
 from bertds.errors import DataError
 from data_prep.build_wiki_books import main
 from tests.support.prep_options import wiki_options

@@ -10,10 +10,13 @@ import pytest
 from matplotlib.axes import Axes
 
 from bertds.cli import main as command
+from bertds.data.tokenizer_folder import bert_tokenizer_json
+from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.display.theme import LIGHT, Theme
 from bertds.report.curves import charts_of
 from bertds.report.run_view import read_chains, read_run
 from tests.support.made_runs import make_run, train_line
+from tests.support.tiny import SPECIAL, WORDS, write_tiny_vocab
 
 
 def validation(step: int, loss: float) -> dict[str, object]:
@@ -160,6 +163,18 @@ def test_a_run_may_have_a_name_in_any_script(tmp_path: Path) -> None:
     assert "日本" in (tmp_path / "r/index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", ["_dev", "a $x_{$ b"])
+def test_a_name_is_neither_hidden_nor_taken_for_a_formula(tmp_path: Path, name: str) -> None:
+    runs = [make_run(tmp_path / str(n), [train_line(s) for s in (10, 20)]) for n in (1, 2)]
+    config = runs[0] / "config.yaml"
+    named = config.read_text().replace("run: {", f"run: {{name: {json.dumps(name)}, ")
+    config.write_text(named)
+    chains = read_chains(runs)
+    assert chains[0].title == name
+    assert f">{name}</text>" in charts_of(chains)["loss"].elements()
+    assert charts_of(chains)["loss"].png(LIGHT)
+
+
 def test_a_page_of_the_users_own_is_not_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,11 +248,15 @@ def test_odd_blimp_scores_are_left_out_and_reported(
 
 def test_comparing_runs_of_different_vocabularies_gives_a_warning(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, [train_line(s) for s in (10, 20)]) for name in ("a", "b")]
-    for run, words in zip(runs, ("x\n", "y\n")):
+    for run, words in zip(runs, (WORDS, [*WORDS[:-1], "other"])):
         (run / "tokenizer").mkdir()
-        (run / "tokenizer" / "vocab.txt").write_text(words)
+        (run / "tokenizer" / "vocab.txt").write_text("\n".join([*SPECIAL, *words]) + "\n")
     said = "2 different vocabularies"
     notes = {name: chart.note for name, chart in charts_of(read_chains(runs)).items()}
     assert said in notes["loss"] and said in notes["mlm_accuracy"] and said not in notes["memory"]
-    (runs[1] / "tokenizer" / "vocab.txt").write_text("x\n")
+    # The same vocabulary in both forms: older runs have no tokenizer.json.
+    write_tiny_vocab(runs[1] / "tokenizer" / "vocab.txt")
+    (runs[1] / "tokenizer" / "tokenizer.json").write_text(
+        bert_tokenizer_json([*SPECIAL, *WORDS], WordPieceRules.of(lower_case=True))
+    )
     assert all(said not in chart.note for chart in charts_of(read_chains(runs)).values())

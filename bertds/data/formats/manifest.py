@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from bertds.data.tokenizer_folder import tokenizer_files
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.errors import DataError
 from bertds.system.atomic_files import write_json
@@ -200,9 +201,7 @@ def _file_from(entry: Field, folder: Path) -> None:
 
 
 def _tokenizer_from(given: Field, folder: Path) -> TokenizerInfo:
-    files = folder / "tokenizer"
-    there = {p.name: p for p in sorted(files.iterdir())} if files.is_dir() else {}
-    info = TokenizerInfo.from_field(given, there)
+    info = TokenizerInfo.from_field(given, tokenizer_files(folder / "tokenizer"))
     if ("vocab.txt" if info.is_wordpiece else "tokenizer.json") in info.files:
         _check_vocabulary(given, info)
     return info
@@ -212,10 +211,11 @@ def _check_vocabulary(given: Field, info: TokenizerInfo) -> None:
     """Check that the vocabulary next to the shards is theirs, because the export includes it.
 
     Raises:
-        DataError: it is a different one, or its special tokens have different ids.
+        DataError: it is a different one, its special tokens have different ids, or vocab.txt and
+            tokenizer.json contradict each other.
     """
     file = info.main_file
-    there = load_tokenizer_info(file, *info.rules)
+    there = load_tokenizer_info(file.parent, *info.rules)
     if there.fingerprint != info.fingerprint:
         raise DataError(
             f"{file}: not the vocabulary that the shards were made with (fingerprint "

@@ -19,7 +19,8 @@ from bertds.data.formats.nvidia_hdf5 import (
 from bertds.data.formats.token_shards import offsets_of
 from bertds.data.samples.flat_rows import FlatRows
 from bertds.data.sources.base import Block, Source
-from bertds.data.vocabulary import TokenizerInfo, has_tokenizer, load_tokenizer_info
+from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
+from bertds.data.vocabulary_file import has_tokenizer
 from bertds.errors import DataError
 
 BLOCK_BYTES = 256 << 20

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from bertds.data.tokenizer_folder import tokenizer_files
 from bertds.data.vocabulary import vocabulary_size
 from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import CheckpointError
 from bertds.pretrained.foreign import parameter_names
-from bertds.pretrained.hf_folder import tokenizer_files, write_hf_folder
+from bertds.pretrained.hf_folder import write_hf_folder
 from bertds.pretrained.output_folder import fresh_folder
 
 

@@ -115,7 +115,7 @@ def map_tokenizer(keys: Keys, result: Translation) -> None:
     if file is None and name is not None:
         from bertds.pretrained.transformers_api import resolve
 
-        file = resolve(name) / "vocab.txt"
+        file = resolve(name)
         if lower is None:
             data["lower_case"] = "uncased" in str(name)
     if file is None:

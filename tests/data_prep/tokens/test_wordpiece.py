@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bertds.data.vocabulary import read_vocabulary
+from bertds.data.vocabulary_file import read_vocabulary
 from data_prep.tokens.wordpiece import WordPieceEncoder
 from data_prep.tokens.wordpiece_tables import new_cache
 
