@@ -130,7 +130,7 @@ def write_pieces(folder: Path, rank: int, pieces: Iterable[Piece]) -> tuple[File
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write ``manifest.json`` with its own checksum."""
+    """Write ``manifest.json`` with its own checksum, and flush the folder to the disk."""
     manifest = {"format": FORMAT, "version": VERSION, **manifest}
     manifest["sha256"] = digest(manifest)
     write_json(folder / "manifest.json", manifest)

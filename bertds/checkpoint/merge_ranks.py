@@ -55,7 +55,6 @@ def convert(source: str, out: Path, *, weights_only: bool) -> Path:
             temporary,
             {**kept, "files": [asdict(record)], "pieces": [list(piece) for piece in pieces]},
         )
-        sync_folder(temporary)
         temporary.rename(final)
         sync_folder(out)
     except OSError as error:

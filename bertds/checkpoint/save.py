@@ -27,7 +27,7 @@ from bertds.display.words import size
 from bertds.engine.interface import SavableEngine
 from bertds.engine.state_pieces import Piece
 from bertds.errors import BertdsError
-from bertds.system.atomic_files import explain_os_error, free_bytes, sync_folder, write_text
+from bertds.system.atomic_files import explain_os_error, free_bytes, write_text
 from bertds.system.fault_points import reached
 from bertds.system.logs import log
 
@@ -182,16 +182,15 @@ class Checkpoints:
         files = [asdict(record) for record, _ in parts]
         pieces = [list(piece) for _, records in parts for piece in records]
         reached("checkpoint.manifest")
+        # This flushes the folder too: all is on the disk before the rename makes it visible.
         write_manifest(temporary, {**manifest, "files": files, "pieces": pieces})
-        # Every file is on the disk before the rename makes them visible.
-        sync_folder(temporary)
         if final.exists():  # a damaged checkpoint of this step, which the resume skipped
             self._remove(final)
         reached("checkpoint.publish")
         temporary.rename(final)
         reached("checkpoint.published")
-        sync_folder(self.folder)
         reached("checkpoint.latest")
+        # This flushes the rename as well, before an older checkpoint is removed.
         write_text(self.folder / "latest", final.name + "\n")
         log.info("saved %s", final)
         self._own.add(state.step)

@@ -13,9 +13,8 @@ def is_decayed(name: str) -> bool:
     Args:
         name: the parameter's name in the model, as transformers spells it.
     """
-    # ModernBERT names its LayerNorms norm, attn_norm, mlp_norm and final_norm.
-    unscaled = name.endswith(("bias", "norm.weight")) or "LayerNorm" in name
-    return not (unscaled or "layer_norm" in name)
+    # Other models name their LayerNorms norm, final_norm (ModernBERT), sa_layer_norm (DistilBERT).
+    return not (name.endswith(("bias", "norm.weight")) or "LayerNorm" in name)
 
 
 def split_parameters(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from safetensors.torch import load_file
 
 from bertds.checkpoint import save as checkpoint_module
 from bertds.checkpoint.find import locate, newest_good, step_folders
-from bertds.checkpoint.format import CheckpointReader
+from bertds.checkpoint.format import CheckpointReader, write_pieces
 from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.cli import main as bertds
 from bertds.config.run_settings import CheckpointConfig
 from bertds.engine.state_pieces import Piece
 from bertds.errors import BertdsError, CheckpointError
+from bertds.system.atomic_files import temporary_name
 from bertds.system.fault_points import injected
+from tests.support.disk_order import DiskOrder
 
 SHAPES = {"a.weight": (3, 4), "b.bias": (5,)}
 
@@ -54,6 +57,13 @@ class FakeEngine:
         return [value]
 
 
+class OfTwoRanks(FakeEngine):
+    """Rank 0 of two; the other has 10 MiB to write, and 5 MiB of free space."""
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value, (10 << 20, 5 << 20, "") if isinstance(value, tuple) else value]
+
+
 def make(tmp_path: Path, engine: FakeEngine | None = None, **config: Any) -> Checkpoints:
     facts = {"model": {}, "tokenizer": {}, "world_size": 1}
     return Checkpoints(tmp_path, CheckpointConfig(**config), engine or FakeEngine(), SHAPES, facts)  # type: ignore[arg-type]
@@ -86,6 +96,16 @@ def test_the_files_are_plain_safetensors(tmp_path: Path) -> None:
     assert torch.equal(tensors["weight/b.bias/2"], engine.full["b.bias", "weight"][2:])
 
 
+@pytest.mark.parametrize("letters", range(8))
+def test_the_values_begin_at_a_multiple_of_8_bytes(tmp_path: Path, letters: int) -> None:
+    """Whatever the length of the header, which readers map into memory with the values."""
+    write_pieces(tmp_path, 0, [Piece("a" * (letters + 1), "weight", 0, torch.ones(3))])
+    file = tmp_path / "rank_00000.safetensors"
+    assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
+    [values] = load_file(file).values()
+    assert values.tolist() == [1.0, 1.0, 1.0]
+
+
 def test_keeping_rules(tmp_path: Path) -> None:
     checkpoints = make(tmp_path, keep_last=2, milestone_steps=4, keep_best=True)
     save_steps(checkpoints, 1, 2, 3, 4, 5, 6, 7)
@@ -93,6 +113,27 @@ def test_keeping_rules(tmp_path: Path) -> None:
     assert kept == [7, 6, 4, 2]
     assert (tmp_path / "checkpoints/latest").read_text() == "step_00000007\n"
     assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
+
+
+def test_a_power_failure_never_shows_a_checkpoint_without_its_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing may be visible before what it contains is on the disk, or removed before that."""
+    checkpoints = make(tmp_path, keep_last=1)
+    save_steps(checkpoints, 1)
+    folder, disk = tmp_path / "checkpoints", DiskOrder(monkeypatch)
+    save_steps(checkpoints, 2)
+    writing = folder / ".tmp-step_00000002"
+    published = disk.place("rename", folder / "step_00000002")
+    named = disk.place("rename", writing / "manifest.json")
+    assert disk.place("flush", writing / "rank_00000.safetensors") < named
+    assert disk.place("flush", temporary_name(writing / "manifest.json")) < named
+    assert named < disk.last("flush", writing, published)
+    assert disk.place("flush", temporary_name(folder / "latest")) < (
+        latest := disk.place("rename", folder / "latest")
+    )
+    removed = disk.place("remove", folder / ".tmp-removed-step_00000001")
+    assert published < latest < disk.last("flush", folder, removed)
 
 
 def test_damaged_checkpoints_do_not_count_as_the_last_ones(tmp_path: Path) -> None:
@@ -109,6 +150,35 @@ def test_damaged_checkpoints_do_not_count_as_the_last_ones(tmp_path: Path) -> No
     assert locate(tmp_path).manifest["step"] == 25
     save_steps(again, 35)
     assert [p.name for p in step_folders(tmp_path / "checkpoints")] == ["step_00000035"]
+
+
+def test_the_checkpoint_that_a_run_continues_from_counts_as_one_of_the_last(tmp_path: Path) -> None:
+    save_steps(make(tmp_path), 10, 20)
+    again = make(tmp_path, keep_last=2)
+    again.continue_from(20)
+    save_steps(again, 30)
+    assert [int(p.name[5:]) for p in step_folders(tmp_path / "checkpoints")] == [30, 20]
+
+
+def test_the_best_checkpoint_stays_until_a_better_one_is_saved(tmp_path: Path) -> None:
+    """A validation that ends during a background save must not count in that save."""
+    checkpoints = make(tmp_path, keep_last=1, keep_best=True, background=True)
+    checkpoints.save(TrainState(step=1, best_step=1))
+    state, validated = TrainState(step=2, best_step=1), threading.Event()
+    with injected("checkpoint.manifest", lambda: validated.wait(20)):
+        checkpoints.save(state, wait=False)
+        state.step = state.best_step = 3
+        validated.set()
+        checkpoints.finish()
+    assert [int(p.name[5:]) for p in step_folders(tmp_path / "checkpoints")] == [2, 1]
+
+
+def test_steps_are_ordered_by_number(tmp_path: Path) -> None:
+    for step in (99_999_999, 100_000_000, 5):
+        (tmp_path / f"step_{step:08d}").mkdir()
+    (tmp_path / "step_1").mkdir()
+    names = [path.name for path in step_folders(tmp_path)]
+    assert names == ["step_100000000", "step_99999999", "step_00000005"]
 
 
 def damage(folder: Path, how: str) -> None:
@@ -204,6 +274,17 @@ def test_a_save_cut_short_is_invisible(tmp_path: Path, monkeypatch: pytest.Monke
         save_steps(checkpoints, 2)
     assert [p.name for p in step_folders(tmp_path / "checkpoints")] == ["step_00000001"]
     assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
+    save_steps(checkpoints, 2)  # the failed one does not count as saved
+    assert locate(tmp_path).manifest["step"] == 2
+
+
+def test_left_overs_of_a_killed_save_are_no_part_of_the_next_one(tmp_path: Path) -> None:
+    left = tmp_path / "checkpoints" / ".tmp-step_00000001" / "rank_00007.safetensors"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    save_steps(make(tmp_path), 1)
+    files = {path.name for path in (tmp_path / "checkpoints" / "step_00000001").iterdir()}
+    assert files == {"manifest.json", "rank_00000.safetensors"}
 
 
 def test_too_little_disk_space_is_noticed_before_writing(tmp_path: Path) -> None:
@@ -211,6 +292,10 @@ def test_too_little_disk_space_is_noticed_before_writing(tmp_path: Path) -> None
     with injected("disk.free", lambda free: 1000), pytest.raises(BertdsError, match=message):
         save_steps(make(tmp_path), 1)
     assert step_folders(tmp_path / "checkpoints") == []
+    # The parts of all ranks must fit where there is the least room.
+    message = r"5\.0 MiB free, but the checkpoint needs 11\.2 MiB"
+    with pytest.raises(BertdsError, match=message):
+        save_steps(make(tmp_path, OfTwoRanks()), 1)
 
 
 def test_a_damaged_step_is_replaced_when_it_is_saved_again(tmp_path: Path) -> None:

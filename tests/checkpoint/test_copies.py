@@ -20,7 +20,7 @@ from bertds.checkpoint.copies import Copies, listed, restore
 from bertds.checkpoint.find import newest_good, step_folders
 from bertds.errors import ConfigError, StoreError
 from bertds.system import storage
-from tests.checkpoint.test_checkpoint import make, save_steps
+from tests.checkpoint.test_checkpoint import FakeEngine, make, save_steps
 from tests.support.emulators import STORES, bucket
 
 
@@ -105,7 +105,58 @@ def test_a_copy_under_the_name_of_another_step_is_skipped(url: str, tmp_path: Pa
             storage.upload(file, storage.join(url, f"{name}/{file.name}"))
     assert list(listed(url)) == ["step_00000009", "step_00000005", "step_00000004"]
     restore(url, tmp_path / "two" / "checkpoints", 5, any_run)
-    assert newest_good(tmp_path / "two" / "checkpoints").manifest["step"] == 5  # type: ignore[union-attr]
+    [fetched] = step_folders(tmp_path / "two" / "checkpoints")
+    assert fetched.name == "step_00000005"
+
+
+def test_a_copy_of_what_is_here_is_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path / 'store'}"
+    (tmp_path / "one").mkdir()
+    run = make(tmp_path / "one", copy_to=url)
+    save_steps(run, 4)
+    run.wait_copied(30)
+    monkeypatch.delattr(storage, "download")
+    restore(url, tmp_path / "one" / "checkpoints", 5, any_run)
+
+
+def test_a_copy_that_replaces_another_runs_is_incomplete_until_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the other run's manifest would describe files of both."""
+    url, real = f"file://{tmp_path / 'store'}", storage.upload
+    for seed, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        save_steps(make(tmp_path / name, FakeEngine(seed)), 4)
+    one, two = (tmp_path / name / "checkpoints" / "step_00000004" for name in ("one", "two"))
+    copies = Copies(url, lambda steps: [])
+    copies.add(one)
+    copies.wait(30)
+    there: list[list[int]] = []
+
+    def upload(path: Path, target: str, **more: Any) -> None:
+        there.append(steps(url))
+        real(path, target, **more)
+
+    monkeypatch.setattr(storage, "upload", upload)
+    copies.add(two)
+    copies.wait(30)
+    assert there == [[], []] and steps(url) == [4]
+
+
+def test_a_store_that_lists_too_little_loses_no_new_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing may be older than the last upload."""
+    url = f"file://{tmp_path / 'store'}"
+    (tmp_path / "one").mkdir()
+    old = {"step_00000004": ["rank_00000.safetensors"]}
+    monkeypatch.setattr(copies_module, "listed", lambda *_: old)
+    run = make(tmp_path / "one", copy_to=url)
+    save_steps(run, 4)
+    run.wait_copied(30)
+    assert steps(url) == [4]
 
 
 def test_a_copy_without_its_manifest_is_invisible_and_removed_later(

@@ -32,6 +32,14 @@ def test_flops_equal_the_published_figures(
 ) -> None:
     found = forward_backward_flops(model, 30528, length, masked) / 1e9
     assert found == pytest.approx(gflop, abs=0.06)
+    batch = forward_backward_flops(model, 30528, 8 * length, 8 * masked, rows=8) / 1e9
+    assert batch == pytest.approx(8 * found)  # the pooler's too, one per row
+
+
+def test_masked_tokens_are_a_share_at_least_one_and_at_most_the_limit() -> None:
+    assert masked_per_row(100, 0.15, 20) == 15.0
+    assert masked_per_row(3, 0.15, 20) == 1.0
+    assert masked_per_row(512, 0.15, 20) == 20.0
 
 
 @pytest.mark.parametrize(

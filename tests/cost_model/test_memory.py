@@ -9,7 +9,15 @@ import torch
 
 from bertds.config.recipe import ModelConfig
 from bertds.cost_model.flops import parameter_count
-from bertds.cost_model.memory import estimate, layer_bytes
+from bertds.cost_model.memory import (
+    CHUNK_BYTES,
+    Memory,
+    activations,
+    estimate,
+    layer_bytes,
+    mean_square,
+)
+from bertds.model import losses
 from tests.support.plan_settings import LARGE, shape_of
 
 
@@ -78,3 +86,59 @@ def test_zero_divides_what_its_stage_divides() -> None:
     assert plans[1].total > plans[2].total
     # Stage 3 brings the weights together again: DeepSpeed lets a billion of them stay.
     assert plans[3].buffers - plans[2].buffers == pytest.approx(2 * count)
+
+
+@pytest.mark.parametrize(
+    ("precision", "stage", "weights", "gradients", "optimizer"),
+    [
+        ("fp32", 0, 4, 4, 8),  # the weights are the masters
+        ("fp32", 1, 4, 4, 12 / 8),
+        ("fp32", 2, 4, 4 / 8, 12 / 8),
+        ("bf16", 0, 2, 2 + 4, 12),  # gradients of a micro batch, and their sums in float32
+        ("bf16", 1, 2, 2 + 4, 12 / 8),
+        ("bf16", 2, 2, 4 / 8, 12 / 8),
+        ("fp16", 2, 2, 2 / 8, 12 / 8),
+        ("bf16", 3, 2 / 8, 4 / 8, 12 / 8),
+    ],
+)
+def test_bytes_per_parameter_are_those_of_the_zero_paper(
+    precision: str, stage: int, weights: float, gradients: float, optimizer: float
+) -> None:
+    """arXiv:1910.02054, section 3 and figure 1, on 8 processes; sums of bf16 are in float32."""
+    count = parameter_count(LARGE, 1024)
+
+    def plan(**changes: Any) -> Memory:
+        changes = {"precision": precision, "stage": stage, "world_size": 8, **changes}
+        return estimate(shape_of(LARGE, 8, on_cpu=False, **changes))
+
+    found = plan()
+    per_parameter = (found.weights / count, found.gradients / count, found.optimizer / count)
+    assert per_parameter == pytest.approx((weights, gradients, optimizer))
+    average = plan(average=True).optimizer - found.optimizer
+    assert average / count == pytest.approx(4 / (8 if stage else 1))
+    assert plan(offload=True).optimizer == 0.0
+    # A bucket of gradients in transfer: as configured, but no larger than the model.
+    size = 4 if precision == "fp32" else 2
+    gathered = size * count if stage == 3 else 0
+    for bucket, held in ((1000, 1000), (10**12, count)):
+        buffers = plan(bucket=bucket).buffers
+        assert buffers == pytest.approx(gathered + size * held if stage else 0.0)
+
+
+def test_a_step_and_a_backward_pass_are_not_at_the_same_time() -> None:
+    """The step needs a float32 copy of the gradients, the pass its activations: the larger."""
+    small, large = shape_of(LARGE, 1), shape_of(LARGE, 512)
+    assert activations(small) < estimate(small).activations == 4 * parameter_count(LARGE, 1024)
+    assert estimate(large).activations == activations(large) > 4 * parameter_count(LARGE, 1024)
+
+
+def test_squares_of_row_lengths_are_between_those_of_equal_rows_and_of_full_and_empty_ones() -> (
+    None
+):
+    assert mean_square(shape_of(LARGE, 1)) == 64.0**2
+    ragged = shape_of(LARGE, 1, tokens_per_row=48.0)
+    assert 48.0**2 < mean_square(ragged) < 48.0 * 64.0
+
+
+def test_chunks_of_logits_are_those_of_the_loss() -> None:
+    assert CHUNK_BYTES == {True: losses.CHUNK_BYTES, False: losses.GPU_CHUNK_BYTES}

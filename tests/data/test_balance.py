@@ -143,6 +143,15 @@ def test_shapes_do_not_change(packed) -> None:
         assert batch.position_ids.max() < LENGTH
 
 
+def test_no_filler_row_is_longer_than_a_row_may_be(packed) -> None:
+    """Their number is rounded up: 4 where the budget is a little more than 3 rows."""
+    batch = packed[0][0].micro_batches[0]
+    budget = batch.input_ids.numel() + 69
+    filled = pad_to_budget(batch._replace(sequence_length=budget // 3 - 1), budget, PREDICTIONS)
+    assert lengths(filled)[batch.rows :] == [18, 17, 17, 17]
+    assert filled.position_ids[-17:].tolist() == list(range(17))
+
+
 def test_counts_are_those_of_real_tokens(packed) -> None:
     for plain, filled in zip(*packed):
         assert filled.masked_tokens == plain.masked_tokens

@@ -10,6 +10,7 @@ import pytest
 from bertds.config.row_settings import RowSettings
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.samples.flat_rows import RowMaker, build_instances
+from bertds.data.samples.masking import predictions_by_length
 from bertds.data.samples.pairing import count_shard, partner_number, scan_shard
 from bertds.errors import ConfigError, DataError
 
@@ -21,6 +22,13 @@ SETTINGS = [
         ({}, {"whole_word_masking": True}, {"ngram": 3}),
     )
 ]
+
+
+def test_numbers_of_masks_worked_by_hand():
+    """round(0.9 n), but at least one, at most 20, and never a special token."""
+    assert predictions_by_length(8, 3, 0.9, 20).tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5]
+    found = predictions_by_length(128, 3, 0.15, 18)
+    assert [found[n] for n in (4, 9, 10, 11, 17, 30, 118, 128)] == [1, 1, 2, 2, 3, 4, 18, 18]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

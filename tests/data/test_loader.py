@@ -14,10 +14,11 @@ from bertds.config.recipe import DataConfig
 from bertds.config.row_settings import RowSettings
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.loader import BatchLoader, DataPosition, open_source, validation_batches
-from bertds.data.order import EpochOrder, advance
+from bertds.data.order import EpochOrder, advance, shard_order
 from bertds.data.samples.flat_rows import build_instances
 from bertds.data.samples.masking import ngram_thresholds
 from bertds.data.sources import token_source
+from bertds.data.stream import SampleStream
 from bertds.errors import StoreError
 from bertds.system.fault_points import injected
 
@@ -386,3 +387,52 @@ def test_prefetch_stays_ahead_and_waiting_is_counted(config):
             for _ in range(6):
                 next(loader)
         assert loader.stall_seconds > waited + 0.3
+
+
+def test_each_block_is_opened_once_and_announced_in_its_order(config, monkeypatch) -> None:
+    """Over two epochs and a half, with the next block opened ahead across their ends."""
+    monkeypatch.setattr(token_source, "BLOCK_ROWS", 1)
+    source = open_source(config, 7)
+    opened: list[tuple[int, list[int]]] = []
+    announced: list[list[int]] = []
+    open_block = source.open_block
+    monkeypatch.setattr(source, "read_ahead", lambda shards: announced.append(list(shards)))
+    monkeypatch.setattr(
+        source,
+        "open_block",
+        lambda epoch, shards: opened.append((epoch, list(shards))) or open_block(epoch, shards),
+    )
+    stream = SampleStream(source, 7, ahead=True)
+    position, rows = START, source.samples_in_epoch(0) * 5 // 2
+    for _ in range(rows // 10):
+        stream.read(position, 10)
+        position = advance(source, position, 10)
+    stream.close()
+    orders = [[[s] for s in shard_order(7, epoch, source.shards)] for epoch in range(4)]
+    want = [(epoch, block) for epoch, blocks in enumerate(orders) for block in blocks]
+    assert opened == want[: len(opened)] and len(opened) > 2 * source.shards
+    for number, shards in enumerate(announced):
+        epoch, place = divmod(number, source.shards)
+        coming = orders[epoch][place:] + orders[epoch + 1]
+        assert shards == [shard for [shard] in coming]
+
+
+def test_only_a_few_orders_are_remembered(config) -> None:
+    source = open_source(config, 7)
+    stream = SampleStream(source, 7, ahead=False)
+    for epoch in range(8):
+        stream.read(DataPosition(epoch, 0), 2)
+    assert len(stream._orders) <= 3 and len(source._counts) <= 4
+
+
+def test_a_block_takes_shards_as_long_as_they_fit() -> None:
+    class Shards:
+        shards, block_rows = 5, 6
+
+        def rows_by_shard(self, _: int) -> np.ndarray:
+            return np.full(5, 3)
+
+    order = EpochOrder(Shards(), 7, 0)  # type: ignore[arg-type]
+    assert [len(block) for block in order.blocks] == [2, 2, 1]
+    assert order.starts == [0, 6, 12, 15]
+    assert [order.block_at(offset) for offset in (0, 5, 6, 11, 12, 14)] == [0, 0, 1, 1, 2, 2]

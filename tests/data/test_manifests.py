@@ -192,7 +192,7 @@ def shard(**values: Any) -> Callable[[dict[str, Any]], Any]:
         (shard(bytes="7"), r"shards\[0\]\.bytes is \"7\""),
         (shard(sha256=7), r"shards\[0\]\.sha256 is 7"),
         (shard(documents=0), r"shards\[0\]\.documents is 0: must be a whole number, 1 or more"),
-        (shard(tokens=2**62, sentences=10**9), r"shards\[0\]\.tokens is .*: must be at most"),
+        (shard(tokens=2**62), r"shards\[0\]\.tokens is .*: must be at most"),
         (shard(tokens=1), r"one token per sentence"),
         (
             lambda m: m["splits"]["train"]["shards"].append(m["splits"]["train"]["shards"][0]),

@@ -51,14 +51,18 @@ def test_flipped_bits_stop_a_run_before_its_first_step(make_corpus):
     start(small(folder))
 
 
-def test_cut_and_missing_shards_stop_a_run_even_when_only_sizes_are_checked(make_corpus):
+def test_shards_of_another_size_and_missing_ones_stop_a_run_even_when_only_sizes_are_checked(
+    make_corpus,
+):
     folder = make_corpus()
     shard = folder / "train" / "shard_00001.h5"
     whole = shard.read_bytes()
-    shard.write_bytes(whole[: len(whole) // 2])
-    for verify in ("full", "size"):
-        with pytest.raises(DataError, match=r"shard_00001\.h5: .* bytes, but the manifest says"):
-            start(small(folder, verify=verify))
+    for content in (whole[: len(whole) // 2], whole + b"x"):
+        shard.write_bytes(content)
+        for verify in ("full", "size"):
+            message = r"shard_00001\.h5: .* bytes, but the manifest says"
+            with pytest.raises(DataError, match=message):
+                open_source(small(folder, verify=verify), 1)  # before any shard is read
     shard.unlink()
     with pytest.raises(DataError, match=r"shard_00001\.h5: missing"):
         start(small(folder, verify="size"))

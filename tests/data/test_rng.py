@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,3 +60,21 @@ def test_keys_of_different_paths_differ():
 @given(key=WORDS, count=st.integers(0, 300))
 def test_permutation_holds_each_number_once(key, count):
     assert sorted(rng.permutation(key, count).tolist()) == list(range(count))
+
+
+@pytest.mark.parametrize("trials", [0, 1, 5, 63, 64, 65, 128, 200])
+def test_heads_of_coins_are_bits_of_the_draws(trials):
+    """Truncation tosses one coin per token that is lost: the low bits of one draw after another."""
+    heads, draw = kernels._binomial_half(np.uint64(9), np.uint64(3), trials)
+    bits = "".join(f"{rng.random_u64(9, 3 + number):064b}"[::-1] for number in range(4))
+    assert heads == bits[:trials].count("1")
+    assert int(draw) == 3 + -(-trials // 64)
+
+
+def test_probabilities_are_rounded_to_the_nearest_of_32_bits():
+    assert [rng.probability_threshold(p) for p in (0.0, 0.1, 0.8, 1.0)] == [
+        0,
+        429_496_730,  # of 429,496,729.6
+        3_435_973_837,  # of 3,435,973,836.8
+        2**32,
+    ]

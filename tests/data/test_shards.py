@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bertds.data.formats.manifest import Manifest
-from bertds.data.formats.token_shards import TokenShard, write_token_shard
+from bertds.data.formats.token_shards import TokenShard, token_dtype, write_token_shard
 from bertds.data.vocabulary import load_tokenizer_info, tokenizer_fingerprint
 from bertds.errors import DataError
 
@@ -18,6 +18,12 @@ ARRAYS = (np.arange(100, 200), [0, 30, 31, 100], [0, 1, 3])
 
 def write(path, arrays=ARRAYS, vocab_size=1000, fingerprint="f"):
     return write_token_shard(path, *arrays, vocab_size=vocab_size, fingerprint=fingerprint)
+
+
+@pytest.mark.parametrize(("words", "size"), [(100, 2), (65_535, 2), (65_536, 4), (10**6, 4)])
+def test_the_dtype_holds_every_id(words, size):
+    assert token_dtype(words).itemsize == size
+    assert np.array([words - 1]).astype(token_dtype(words)) == words - 1
 
 
 def test_a_shard_is_read_back_as_written(tmp_path):

@@ -122,7 +122,43 @@ def test_evaluation_uses_the_modules(monkeypatch) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found[:4], want[:4], strict=True))
 
 
+def test_weights_that_change_or_move_are_followed() -> None:
+    """Separate weights are copied anew in each pass; a joined view belongs to one place."""
+    model, layer = layer_of()
+    fuse_layers(model)
+    hidden, own = torch.randn(TOKENS, 64), layer.attention.self
+    for turn in range(4):
+        with torch.no_grad():
+            if turn:  # as ZeRO lays them: in one buffer, now and then another one
+                for kind in ("weight", "bias"):
+                    parts = [getattr(part, kind) for part in (own.query, own.key, own.value)]
+                    for part, place in zip(parts, torch.stack(parts), strict=True):
+                        part.data = place
+            for parameter in layer.parameters():
+                parameter.mul_(1.25)
+        found = layer(hidden, layout("flash"))
+        want = EncoderLayer.forward(layer, hidden, layout("padded"))
+        torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-5)
+        assert len(layer.forward._joined) == (2 if turn else 0)  # no buffer is held that was left
+
+
 # -- dropout -------------------------------------------------------------------------------------
+
+
+def test_each_layer_has_masks_of_its_own() -> None:
+    model, layer = layer_of(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3)
+    second = model.bert.encoder.layer[1]
+    second.load_state_dict(layer.state_dict())
+    fuse_layers(model)
+    keys, hidden = draw_keys(6, torch.device("cpu")), torch.randn(TOKENS, 64)
+
+    def outputs(*drawn: Tensor) -> list[Tensor]:
+        where = replace(layout("flash"), keys=drawn)
+        return [each(hidden, where).detach() for each in (layer, second)]
+
+    first, other = outputs(*keys)
+    assert not torch.allclose(first, other, atol=0.1)
+    assert torch.equal(torch.stack(outputs(*keys[3:], *keys[:3])), torch.stack([other, first]))
 
 
 def test_gradients_are_those_of_the_masks_that_were_drawn() -> None:
@@ -211,6 +247,21 @@ def test_neighbours_and_draws_are_independent() -> None:
     for a, b in pairs:
         correlation = float((a * b).mean()) / (0.25 * 0.75)
         assert abs(correlation) < 4 / math.sqrt(a.numel())
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_both_keys_decide_a_mask(changed) -> None:
+    zeros, ones = torch.zeros(8, 256), torch.ones(256)
+    torch.manual_seed(8)
+    keys, drawn = draw_keys(2, torch.device("cpu"))
+    other = keys.clone()
+    other[changed] = drawn[changed]
+    masks = [
+        add_norm.add_norm(zeros + 1.0, zeros, ones, ones, 1e-12, 0.5, each)[1] == 0
+        for each in (keys, other)
+    ]
+    # As different as independent ones.
+    assert abs(float((masks[0] != masks[1]).float().mean()) - 0.5) < 4 * 0.5 / math.sqrt(8 * 256)
 
 
 @pytest.mark.parametrize("probability", [0.0, 2**-23, 0.1, 1 / 3, 1.0])

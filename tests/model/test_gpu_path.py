@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bertds.config.recipe import ModelConfig
 from bertds.errors import ConfigError
 from bertds.model import attention_kernels
-from bertds.model.attention import are_neighbours, join
+from bertds.model.attention import are_neighbours, join, side_by_side
 from bertds.model.attention_kernels import activate_kernel, choose_kernel
 from bertds.model.bert import BertForPreTraining
 from bertds.model.compile_layers import compile_layers
@@ -186,6 +186,15 @@ def test_neighbours_are_joined_without_a_copy_and_with_the_same_gradients() -> N
         results.append([joined.detach(), *(part.grad for part in parts)])
     for left, right in zip(*results, strict=True):
         assert torch.equal(left, right)
+
+
+def test_what_only_looks_like_neighbours_is_copied() -> None:
+    buffers = torch.randn(3, 60).unbind()
+    apart = [buffer.clone()[20 * n : 20 * n + 20].view(4, 5) for n, buffer in enumerate(buffers)]
+    turned = [part.view(5, 4).t() for part in buffers[0].clone().chunk(3)]
+    for parts in (apart, turned):
+        assert not are_neighbours(parts)
+        assert torch.equal(side_by_side(*parts), torch.cat(parts))
 
 
 # -- which kernel --------------------------------------------------------------------------------

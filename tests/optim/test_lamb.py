@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertds.optim.lamb import ShardedLamb
+from bertds.optim.lamb_coefficients import StepNumbers
+from bertds.optim.lamb_cpu import BLOCK, CpuLamb
 from bertds.optim.partition import Partition, Slice
 from bertds.optim.weight_decay import is_decayed
 from tests.support.tensor_cuts import (
@@ -81,6 +83,50 @@ def test_ratio_is_one_for_a_tensor_of_zeros_and_clamped_where_asked() -> None:
     assert ratios["dense.weight"] == pytest.approx(0.3)
 
 
+def test_the_ratio_is_one_where_nothing_is_to_change() -> None:
+    """|w| / 0 would be infinite, and infinity times a zero update no number."""
+    parameter = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = ShardedLamb([parameter], lr=0.1, weight_decay=0.0, is_decayed=is_decayed)
+    optimizer.bind([Partition(tensor=parameter, slices=[Slice("a.weight", 0, 0, 2)])], ["a.weight"])
+    parameter.grad = torch.zeros(2)
+    optimizer.step()
+    assert parameter.tolist() == [3.0, 4.0]
+    assert optimizer.trust_ratios() == {"a.weight": 1.0}
+
+
+def test_ratios_of_all_sub_groups_are_reported() -> None:
+    """ZeRO-3 calls ``step`` for one sub-group at a time, each with its own tensors."""
+    parts = partitions_of(start_weights(), [37 * 11 + 11])  # after emb.LayerNorm.weight
+    optimizer = make(parts, "paper")
+    gradients = random_tensors(100)
+    for part in parts:
+        for each in parts:
+            each.tensor.grad = torch.zeros_like(part.tensor) if each is part else None
+        for piece in part.slices:
+            values = gradients[piece.name].reshape(-1)
+            part.tensor.grad[piece.offset : piece.offset + piece.length] = values
+        optimizer.step()
+    assert optimizer.trust_ratios() == pytest.approx(textbook("paper", 1)[1], rel=1e-6)
+
+
+def test_norms_are_added_up_in_float64() -> None:
+    """In float32, 2**24 + 1 is 2**24: the blocks after a large one would be lost."""
+    blocks = 9
+    parameter = torch.nn.Parameter(torch.zeros(blocks * BLOCK))
+    with torch.no_grad():
+        parameter[::BLOCK] = 1.0
+        parameter[0] = 2.0**12
+    work = CpuLamb(
+        Partition(tensor=parameter, slices=[Slice("a.weight", 0, 0, blocks * BLOCK)]),
+        {"a.weight": 0},
+        [True],
+    )
+    zeros = torch.zeros(blocks * BLOCK)
+    numbers = StepNumbers(0.9, 0.99, 1.0, 1.0, 1e-6, 1.0, 0.1)  # so u = w
+    sums = work.update_moments(zeros, zeros.clone(), zeros.clone(), numbers)
+    assert sums.tolist() == [[2.0**24 + blocks - 1]] * 2
+
+
 def test_biases_are_not_decayed_and_nvidia_does_not_adapt_them() -> None:
     parts = partitions_of(start_weights(), [])
     optimizer = make(parts, "nvidia")
@@ -131,10 +177,12 @@ def test_a_parameter_without_gradient_stays() -> None:
     assert torch.equal(parts[0].tensor[:-3], before[:-3])
 
 
-def test_overlapping_pieces_are_refused() -> None:
+def test_pieces_that_overlap_are_empty_or_too_long_are_refused() -> None:
     tensor = torch.zeros(10)
     with pytest.raises(RuntimeError, match="overlapping"):
         Partition(tensor=tensor, slices=[Slice("a", 0, 0, 6), Slice("b", 0, 5, 2)])
+    with pytest.raises(RuntimeError, match="empty piece"):
+        Partition(tensor=tensor, slices=[Slice("a", 0, 0, 0)])
     with pytest.raises(RuntimeError, match="reach 12"):
         Partition(tensor=tensor, slices=[Slice("a", 0, 0, 12)])
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 triton = pytest.importorskip("triton")
 
 from bertds.optim.lamb import ShardedLamb  # noqa: E402
-from bertds.optim.lamb_triton import BLOCK, cut_into_blocks  # noqa: E402
+from bertds.optim.lamb_triton import BLOCK, CHUNK, cut_into_blocks, sum_blocks  # noqa: E402
 from bertds.optim.partition import Partition, Slice  # noqa: E402
 from bertds.optim.weight_decay import is_decayed  # noqa: E402
 from tests.support.tensor_cuts import (  # noqa: E402
@@ -129,6 +129,16 @@ def test_an_eps_of_zero_makes_no_nan_outside_a_piece(device: str) -> None:
     lamb.step()
     assert lamb.trust_ratios()["a.weight"] == pytest.approx(5 / 2**0.5, rel=1e-6)
     assert parameter.tolist() == pytest.approx([3 - 0.5 / 2**0.5, 4 + 0.5 / 2**0.5], rel=1e-6)
+
+
+def test_the_sums_of_blocks_are_added_up_in_float64(device: str) -> None:
+    """In float32, 2**24 + 1 is 2**24. The second tensor takes the loop three turns."""
+    blocks = torch.ones(2, 3 * CHUNK + 5, device=device)
+    blocks[:, 0] = blocks[:, CHUNK] = 2.0**24
+    first_blocks = torch.tensor([0, CHUNK, 3 * CHUNK + 5], dtype=torch.int32, device=device)
+    sums = torch.zeros(2, 2, dtype=torch.float64, device=device)
+    sum_blocks[(2, 2)](blocks, first_blocks, sums, blocks.shape[1], 2, CHUNK=CHUNK)
+    assert sums.tolist() == [[2.0**24 + CHUNK - 1, 2.0**24 + 2 * CHUNK + 4]] * 2
 
 
 def test_a_bf16_gradient_is_read_as_it_is(device: str) -> None:

@@ -76,6 +76,8 @@ def test_a_table_of_small_schedules() -> None:
     assert values(warmup_steps=2, decay_from="warmup_end") == [0.5, 1.0, 1.0, 0.5]
     assert values(decay="constant", warmup_steps=2, warmup_power=2.0) == [0.25, 1.0, 1.0, 1.0]
     assert values(decay="exponential", decay_every_steps=1) == [1.0, 0.9, 0.81, 0.729]
+    # Every 2 steps by 0.9, and so every step by its square root.
+    assert values(decay="exponential", decay_every_steps=2) == [1.0, 0.948683, 0.9, 0.853815]
     assert values(floor=0.2) == [1.0, 0.8, 0.6, 0.4]
     assert values(first_step=4, horizon_steps=8) == [0.5, 0.375, 0.25, 0.125]
     assert values(warmup_steps=4, warmup_from=0.5) == [0.625, 0.75, 0.875, 1.0]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import transformers
 
 from bertds.errors import ConfigError
 from bertds.optim.settings import parse_optimizer
@@ -89,6 +90,25 @@ def test_wrong_settings_are_named(section: dict, message: str) -> None:
 )
 def test_biases_and_layer_norms_are_not_decayed(name: str, decayed: bool) -> None:
     assert is_decayed(name) is decayed
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "modernbert", "roberta", "xlnet"])
+def test_no_layer_norm_of_transformers_is_decayed(kind: str) -> None:
+    """Fine-tuning trains their models too, and each names its LayerNorms in its own way."""
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind))
+    norms = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.LayerNorm)
+    }
+    names = [name for name, _ in model.named_parameters()]
+    assert len(norms) > 10 and norms < set(names)
+    for name in names:
+        if name in norms or name.endswith(".bias"):
+            assert not is_decayed(name), name
+        elif name.endswith(".weight"):
+            assert is_decayed(name), name
 
 
 def test_tied_parameters_are_split_once_and_frozen_ones_left_out() -> None:

@@ -17,6 +17,7 @@ from bertds.system.atomic_files import (
     atomic_path,
     check_file_place,
     sha256_file,
+    temporary_name,
     write_json,
     write_text,
 )
@@ -24,6 +25,7 @@ from bertds.system.folder_lock import FolderLock
 from bertds.system.logs import log, log_to_file
 from bertds.system.run_command import guarded
 from bertds.training.sample_log import SampleLog
+from tests.support.disk_order import DiskOrder
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_leftover(tmp_path: Path) -> None:
@@ -34,6 +36,21 @@ def test_a_failed_write_leaves_the_old_file_and_no_leftover(tmp_path: Path) -> N
         raise ValueError("boom")
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, disk = tmp_path / "a.txt", DiskOrder(monkeypatch)
+    write_text(target, "new")
+    assert disk.events == [
+        ("flush", temporary_name(target)),
+        ("rename", target),
+        ("flush", tmp_path),
+    ]
+    disk.events.clear()
+    write_text(target, "a working file", durable=False)
+    assert disk.events == [("rename", target)]
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
