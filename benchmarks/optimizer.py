@@ -22,7 +22,7 @@ if not __package__:
 
 import torch
 
-from benchmarks.common import add_result_options, facts, write_result
+from benchmarks.common import add_result_options, facts, median_ratio, write_result
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.partition import Partition, Slice
 from bertds.optim.weight_decay import is_decayed
@@ -154,8 +154,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         for name, seconds in times.items():
             first = first or seconds
-            # Ratio of neighbours in time, so that a busy moment hits both.
-            ratio = statistics.median(a / b for a, b in zip(seconds, first, strict=True))
+            ratio = median_ratio(first, seconds)
             median, best = statistics.median(seconds) * 1e3, min(seconds) * 1e3
             rows[name] = {
                 "median_ms": round(median, 2),

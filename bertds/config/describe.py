@@ -5,25 +5,20 @@ from __future__ import annotations
 import ast
 import inspect
 import types
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from functools import cache
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from bertds.config import recipe, run_settings
-from bertds.config.keys import all_keys, key_of
+from bertds.config.keys import key_of
 from bertds.config.recipe import Config
-from bertds.config.suggest import nearest
-from bertds.errors import ConfigError
 
 
 def default_of(key: str) -> object:
     """Return the default value of a dotted key."""
     section, name = key.split(".", 1)
     section_type = get_type_hints(Config)[section]
-    for item in fields(section_type):
-        if key_of(item.name) == name:
-            return item.default if item.default is not MISSING else None
-    raise ConfigError(f"unknown key {key}{nearest(key, all_keys())}")
+    return {key_of(item.name): item.default for item in fields(section_type)}[name]
 
 
 def describe_type(kind: object) -> str:
@@ -78,6 +73,6 @@ def field_docs() -> dict[str, str]:
                 and isinstance(text, ast.Expr)
                 and isinstance(text.value, ast.Constant)
             ):
-                key = f"{sections[node.name]}.{item.target.id.rstrip('_')}"
+                key = f"{sections[node.name]}.{key_of(item.target.id)}"
                 docs[key] = " ".join(str(text.value.value).split())
     return docs

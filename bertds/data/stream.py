@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bertds.data.formats.token_shards import offsets_of
 from bertds.data.order import DataPosition, EpochOrder, advance, shard_order
 from bertds.data.samples.flat_rows import FlatRows, join_rows
 from bertds.data.sources.base import Block, Source
@@ -140,7 +141,7 @@ class SampleStream:
         block = self._source.open_block(epoch, shards)
         firsts = self._source.first_samples(epoch)
         counts = self._source.rows_by_shard(epoch)[shards]
-        starts = np.concatenate([[0], np.cumsum(counts)])
+        starts = offsets_of(counts)
         assert block.rows == starts[-1], f"{block.rows} rows, but {starts[-1]} were counted"
         return _OpenBlock(block, order.shuffle(number), starts, firsts[shards])
 

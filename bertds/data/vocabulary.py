@@ -21,6 +21,7 @@ from bertds.data.vocabulary_file import (
 from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import DataError
 from bertds.system.json_fields import Field
+from bertds.system.logs import log
 
 MAX_VOCABULARY = 1 << 24
 """More tokens than any vocabulary has: a larger number is damage, or an attack on the memory."""
@@ -267,6 +268,21 @@ def vocabulary_size(folder: Path) -> int:
         DataError: see :func:`load_tokenizer_info`.
     """
     return load_tokenizer_info(folder).vocab_size if has_tokenizer(folder) else 0
+
+
+def warn_of_other_rules(place: Path, theirs: TokenizerInfo, data: TokenizerInfo) -> None:
+    """Warn if a model's tokenizer treats text differently from that of the data.
+
+    The vocabularies are equal, so it works, but the model gets other tokens than it was trained on.
+    """
+    if theirs.rules != data.rules:
+        log.warning(
+            "%s: its tokenizer is %s, but that of the data is %s; prepare the data with the "
+            "model's own tokenizer folder",
+            place,
+            theirs.rules.casing,
+            data.rules.casing,
+        )
 
 
 def _files(path: Path, file: Path) -> dict[str, Path]:

@@ -89,9 +89,9 @@ def table(results: dict[str, Any]) -> str:
         for split, metrics in result["scores"].items():
             if not split.startswith(("dev", "validation", "test")) or not metrics:
                 continue
-            for metric in TASKS.get(name, TASKS["ner"]).metrics:
-                if metric not in metrics:
-                    continue
+            usual = TASKS.get(name, TASKS["ner"]).metrics
+            # With --regression, text-classification has the metrics of a regression.
+            for metric in [one for one in usual if one in metrics] or metrics:
                 value = metrics[metric]
                 label = name if split == "dev" else f"{name} ({split})"
                 lines.append(

@@ -16,7 +16,7 @@ from bertds.finetune.readers.conll import (
 )
 from bertds.finetune.readers.squad import read_squad
 from bertds.finetune.readers.text import read_glue_tsv, read_own
-from bertds.finetune.records import BadRows, Sentence, find_file
+from bertds.finetune.records import BadRows, Sentence, extension, find_file
 from bertds.finetune.sampling import check_labels, limit_of, sample_rows
 from bertds.finetune.task_data import DataOptions, Rows, Split, TaskData
 from bertds.finetune.tasks import Files, Task
@@ -142,7 +142,7 @@ def _read_all(task: Task, path: Path, split: str, options: DataOptions, data: Ta
 
 def _read_ner(path: Path, split: str, data: TaskData) -> list[Sentence]:
     bad = BadRows(path, tolerated=True)
-    if path.name.removesuffix(".gz").endswith(".jsonl"):
+    if extension(path) == ".jsonl":
         sentences = read_ner_jsonl(path, split=split)
     elif is_nemo_text(path):
         sentences, bad = read_nemo(path, split=split)

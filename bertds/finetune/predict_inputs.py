@@ -11,8 +11,13 @@ from bertds.display.words import count
 from bertds.errors import DataError
 from bertds.finetune.readers.conll import DOCUMENT_START, read_conll, read_ner_jsonl
 from bertds.finetune.readers.squad import questions_of, read_squad
-from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, choose_column, read_records
-from bertds.finetune.records import Question, Sentence, TextRow, lines_of
+from bertds.finetune.readers.text import (
+    PAIR_NAMES,
+    TEXT_NAMES,
+    choose_column,
+    read_records,
+)
+from bertds.finetune.records import Question, Sentence, TextRow, check_cells, extension, lines_of
 from bertds.system.json_fields import parse_text_json
 from bertds.system.logs import log
 
@@ -57,7 +62,7 @@ def _in_place(source: str, lines: list[tuple[int, str]], what: str) -> list[tupl
 
 
 def _is_table(source: str) -> bool:
-    return source.removesuffix(".gz").endswith((".csv", ".tsv", ".jsonl"))
+    return extension(source) in (".csv", ".tsv", ".jsonl", ".json")
 
 
 def read_texts(source: str) -> list[TextRow]:
@@ -74,7 +79,9 @@ def read_texts(source: str) -> list[TextRow]:
     else:
         path, rows = Path(source), []
         records = read_records(path)
-        columns = list(records[0][1]) if records else []
+        if not records:
+            raise DataError(f"{path}: no rows")
+        columns = list(records[0][1])
         # Usual names of columns are tried, since predict has no options for them.
         text = choose_column(path, columns, "", TEXT_NAMES, "text")
         pair = choose_column(path, columns, "", PAIR_NAMES, "second text")
@@ -83,6 +90,7 @@ def read_texts(source: str) -> list[TextRow]:
         for n, (number, record) in enumerate(records):
             if not record.get(text) or (pair and record.get(pair) is None):
                 raise DataError(f"{path}, line {number}: column {text!r} is empty")
+            check_cells(path, number, record, (text, pair))
             second = str(record[pair]) if pair else None
             rows.append(TextRow(str(record.get("id", n)), str(record[text]), second, None, number))
     if not rows:
@@ -99,16 +107,16 @@ def read_words(source: str) -> list[Sentence]:
     Raises:
         DataError: nothing there, or malformed (by line).
     """
-    name = source.removesuffix(".gz")
-    if name.endswith(".jsonl"):
+    kind = extension(source)
+    if kind == ".jsonl":
         return read_ner_jsonl(Path(source), split="test", tagged=False)
-    if name.endswith(".csv"):
+    if kind == ".csv":
         raise DataError(
             f"{source}: sentences must be given as text, CoNLL columns or .jsonl, not .csv"
         )
     lines = _all_lines(source)
     first = next((line for _, line in lines if line.strip()), "")
-    if name.endswith((".conll", ".tsv")) or first.startswith(DOCUMENT_START) or "\t" in first:
+    if kind in (".conll", ".tsv") or first.startswith(DOCUMENT_START) or "\t" in first:
         return read_conll(Path(_name(source)), split="test", tagged=False, lines=lines)[0]
     numbered = _in_place(source, lines, "sentence")
     return [Sentence(line.split(), None, number) for number, line in numbered]
@@ -120,7 +128,7 @@ def read_questions(source: str) -> list[Question]:
     Raises:
         DataError: malformed (by line).
     """
-    if source.removesuffix(".gz").endswith(".json"):
+    if extension(source) == ".json":
         return read_squad(Path(source), split="test")[0]
     lines = _all_lines(source)
     if source == "-":  # a whole SQuAD file?

@@ -10,10 +10,10 @@ from __future__ import annotations
 import codecs
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from bertds.errors import DataError, reason_of
 from bertds.system.logs import log
@@ -122,6 +122,33 @@ class BadRows:
         return [f"{self.file}, {self.what} {place}: {reason}" for place, reason in self.rows]
 
 
+def check_cells(
+    path: Path, number: int, record: dict[str, Any], columns: Iterable[str | None]
+) -> None:
+    """Check that cells of a record are texts or numbers; JSON also has lists and objects.
+
+    Raises:
+        DataError: one is not; names the line and the column.
+    """
+    for column in columns:
+        if column is not None and not isinstance(
+            value := record.get(column, ""), str | int | float
+        ):
+            raise DataError(
+                f"{path}, line {number}: column {column!r} is {value!r:.60}, which is neither a "
+                "text nor a number"
+            )
+
+
+def extension(path: Path | str) -> str:
+    """Return the extension of a file in lower case, without that of gzip; "" if it has none."""
+    return Path(str(path).lower().removesuffix(".gz")).suffix
+
+
+def _is_gzip(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
 def open_bytes(path: Path) -> IO[bytes]:
     """Open a plain or gzip file.
 
@@ -129,7 +156,7 @@ def open_bytes(path: Path) -> IO[bytes]:
         DataError: the file cannot be opened.
     """
     try:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore
+        return gzip.open(path, "rb") if _is_gzip(path) else open(path, "rb")  # type: ignore
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -145,10 +172,10 @@ def read_text(path: Path) -> str:
         # A few kilobytes of gzip can hold gigabytes of the same letter.
         most = FREE_BYTES + MAX_UNPACK_RATIO * size
         with open_bytes(path) as file:
-            data = file.read(most + 1 if path.suffix == ".gz" else -1)
+            data = file.read(most + 1 if _is_gzip(path) else -1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({reason_of(error)})") from None
-    if path.suffix == ".gz" and len(data) > most:
+    if _is_gzip(path) and len(data) > most:
         raise DataError(
             f"{path}: unpacks to more than {MAX_UNPACK_RATIO} times its {size:,} bytes; if that "
             "is expected, unpack it first"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,9 @@ def classification_scores(
         "macro_f1": lambda: f1_score(gold, predicted, average="macro", zero_division=0.0),
         "matthews": lambda: matthews_corrcoef(gold, predicted),
     }
-    return {name: float(known[name]()) for name in metrics}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a few rows with a single label, Matthews is 0
+        return {name: float(known[name]()) for name in metrics}
 
 
 def regression_scores(gold: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
@@ -40,8 +43,6 @@ def regression_scores(gold: Sequence[float], predicted: Sequence[float]) -> dict
 
 def entity_scores(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float]:
     """Return micro-averaged ``f1``, ``precision`` and ``recall`` of whole entities (seqeval)."""
-    import warnings
-
     from seqeval.metrics import f1_score, precision_score, recall_score
 
     with warnings.catch_warnings():
@@ -54,10 +55,12 @@ def entity_scores(gold: list[list[str]], predicted: list[list[str]]) -> dict[str
 
 
 def entity_scores_by_type(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float]:
-    """Return the entity F1 of each type."""
+    """Return the entity F1 of each type; empty without entities."""
     from seqeval.metrics import classification_report
 
-    report = classification_report(gold, predicted, output_dict=True, zero_division=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the averages over no type, which are not used
+        report = classification_report(gold, predicted, output_dict=True, zero_division=0)
     return {
         kind: float(values["f1-score"])
         for kind, values in report.items()

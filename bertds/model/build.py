@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from bertds.config.recipe import ModelConfig
@@ -37,17 +38,7 @@ def build_model(config: ModelConfig, vocab_size: int) -> PreTrainingModel:
 
 def check_model_size(config: ModelConfig, vocab_size: int) -> None:
     """Refuse an architecture that is larger than this machine's memory; see :func:`check_size`."""
-    check_size(
-        {
-            "hidden_size": config.hidden_size,
-            "num_hidden_layers": config.num_hidden_layers,
-            "intermediate_size": config.intermediate_size,
-            "max_position_embeddings": config.max_position_embeddings,
-            "type_vocab_size": config.type_vocab_size,
-            "vocab_size": vocab_size,
-        },
-        "model.",
-    )
+    check_size({**asdict(config), "vocab_size": vocab_size}, "model.")
 
 
 def check_size(sizes: Mapping[str, Any], prefix: str) -> None:
@@ -72,6 +63,6 @@ def check_size(sizes: Mapping[str, Any], prefix: str) -> None:
     if needed > there:
         told = ", ".join(f"{prefix}{name}={value}" for name, value in known.items())
         raise ConfigError(
-            f"{told}: a model of {needed / 1000000000.0:,.0f} GB in float32, but this machine has "
-            f"{there / 1000000000.0:,.0f} GB"
+            f"{told}: a model of {needed / 1e9:,.0f} GB in float32, but this machine has "
+            f"{there / 1e9:,.0f} GB"
         )

@@ -8,11 +8,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from bertds.plan.forecast import Forecast
-from bertds.plan.sweep import best
+from bertds.plan.sweep import best, fitting_layouts
 
 if TYPE_CHECKING:
     from bertds.plan.calibration import Calibration
-    from bertds.plan.forecast import Forecast
 
 
 def numbers(plan: Forecast) -> dict[str, Any]:
@@ -49,7 +48,6 @@ def numbers(plan: Forecast) -> dict[str, Any]:
 def show_plan(plan: Forecast, calibration: Calibration | None, args: argparse.Namespace) -> None:
     """Print a plan: layout, memory, time, cost, and the assumptions behind them."""
     from bertds.display.words import count, in_words
-    from bertds.plan.sweep import fitting_layouts
 
     memory, step, batch = plan.memory, plan.step, plan.batch
     gib = 2**30
@@ -76,7 +74,7 @@ def show_plan(plan: Forecast, calibration: Calibration | None, args: argparse.Na
         f"{step.bound_by}-bound"
     )
     print(
-        f"sent per step         {step.bytes_sent / 1000000000.0:9.3f} GB per device, "
+        f"sent per step         {step.bytes_sent / 1e9:9.3f} GB per device, "
         f"{step.communication:.3f} s"
     )
     print(
@@ -104,7 +102,7 @@ def show_plan(plan: Forecast, calibration: Calibration | None, args: argparse.Na
         )
     else:
         print(
-            f"  calibrated by {calibration.run}: {calibration.rate / 1000000000000.0:.4g} TFLOP/s "
+            f"  calibrated by {calibration.run}: {calibration.rate / 1e12:.4g} TFLOP/s "
             f"per device, {calibration.tokens_per_row:.1f} tokens per row, "
             f"{calibration.base_bytes / gib:.2f} GiB in addition to the tensors, "
             f"{calibration.stall_share:.1%} of the time waiting for data"

@@ -112,7 +112,6 @@ def _of_size(
     name: str, hardware: Hardware, nodes: int, per_node: int, hours: float, vocab_size: int
 ) -> Proposal | None:
     # Start with the large batch, and halve it until there are enough steps.
-    layers, width = SIZES[name]
     on_cpu = hardware.name == "cpu"
     devices = nodes * per_node
     batch = 32 if on_cpu else 4096
@@ -120,9 +119,7 @@ def _of_size(
         rows = -(-batch // devices)  # every device has the same number of rows,
         unit = 64 if rows >= 64 else 4  # which micro batches divide
         rows = -(-rows // unit) * unit
-        found = _fitting(
-            name, layers, width, rows * devices, hardware, nodes, per_node, hours, vocab_size
-        )
+        found = _fitting(name, rows * devices, hardware, nodes, per_node, hours, vocab_size)
         if found is None or found.plan.steps >= FEWEST_STEPS or batch <= (32 if on_cpu else 256):
             return found if found is not None and found.plan.steps >= 10 else None
         batch //= 2
@@ -130,8 +127,6 @@ def _of_size(
 
 def _fitting(
     name: str,
-    layers: int,
-    width: int,
     batch: int,
     hardware: Hardware,
     nodes: int,
@@ -141,7 +136,7 @@ def _fitting(
 ) -> Proposal | None:
     """Return the proposal with the largest micro batch that fits, at the lowest ZeRO stage."""
     # A lower stage communicates less, and a larger micro batch is faster, so these are tried first.
-    recipe = _recipe(layers, width, hours, small=name in ("tiny", "mini"))
+    recipe = _recipe(name, hours)
     for stage in (1, 2, 3):
         micro = 16 if hardware.name == "cpu" else 256
         while micro:
@@ -166,8 +161,11 @@ def _fitting(
     return None
 
 
-def _recipe(layers: int, width: int, hours: float, *, small: bool) -> dict[str, Any]:
-    dropout = 0.0 if small else 0.1  # a small model on few steps does not overfit
+def _recipe(name: str, hours: float) -> dict[str, Any]:
+    layers, width = SIZES[name]
+    dropout = (
+        0.0 if name in ("tiny", "mini") else 0.1
+    )  # a small model on few steps does not overfit
     return {
         "run": {"dir": "run", "deepspeed_config": "./deepspeed.json"},
         "model": {

@@ -27,8 +27,7 @@ def sweep(
     nodes = 1
     while nodes * devices_per_node <= MOST_DEVICES:
         for stage in range(1 if settings.precision in ("bf16", "fp16") else 0, 4):
-            micro = 1
-            while micro <= 1024:
+            for micro in (2**k for k in range(11)):
                 try:
                     rows.append(
                         forecast(
@@ -44,7 +43,6 @@ def sweep(
                     )
                 except ConfigError:  # the global batch cannot be divided like this
                     break
-                micro *= 2
         nodes *= 2
     return rows
 
@@ -71,12 +69,10 @@ def fitting_layouts(plan: Forecast) -> str:
     base = plan.memory.base
     for stage in range(1 if plan.shape.precision in ("bf16", "fp16") else 0, 4):
         largest = 0
-        micro = 1
-        while micro <= 4096:
+        for micro in (2**k for k in range(13)):
             shape = replace(plan.shape, stage=stage, micro_batch=micro)
             if not replace(plan, memory=estimate(shape, base)).fits:
                 break
             largest = micro
-            micro *= 2
         words.append(f"{stage}: micro batch {largest}" if largest else f"{stage}: none")
     return ", ".join(words)

@@ -10,7 +10,7 @@ from bertds.config.recipe import DataConfig, ModelConfig
 from bertds.data.batches import MicroBatch
 from bertds.data.loader import open_source, validation_batches
 from bertds.data.sources.base import Source
-from bertds.data.vocabulary import load_tokenizer_info
+from bertds.data.vocabulary import load_tokenizer_info, warn_of_other_rules
 from bertds.errors import CheckpointError, DataError
 from bertds.model.bert import PreTrainingOutput
 from bertds.monitor.scoring import score
@@ -137,8 +137,10 @@ def _check_vocabulary(trained: PretrainedModel, source: Source) -> None:
     folder = trained.tokenizer_folder
     if folder is None or not tokenizer.files or theirs:
         return
-    if load_tokenizer_info(folder).vocabulary() != tokenizer.vocabulary():
+    own = load_tokenizer_info(folder)
+    if own.vocabulary() != tokenizer.vocabulary():
         raise CheckpointError(
             f"{folder}: the vocabulary differs from {tokenizer.main_file}; use data prepared with "
             "the model's own vocab.txt"
         )
+    warn_of_other_rules(folder, own, tokenizer)

@@ -14,7 +14,7 @@ from bertds.config.load import to_dict
 from bertds.config.recipe import Config
 from bertds.data.model_names import path_of
 from bertds.data.sources.base import Source
-from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
+from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info, warn_of_other_rules
 from bertds.data.vocabulary_file import has_tokenizer
 from bertds.engine.interface import TrainingEngine
 from bertds.errors import CheckpointError, DataError
@@ -137,10 +137,12 @@ def _check_vocabulary_file(path: Path, tokenizer: TokenizerInfo) -> None:
     # A foreign folder without a tokenizer, or data without a vocabulary: nothing to compare.
     if not tokenizer.files or not has_tokenizer(path):
         return
-    if load_tokenizer_info(path).vocabulary() != tokenizer.vocabulary():
+    theirs = load_tokenizer_info(path)
+    if theirs.vocabulary() != tokenizer.vocabulary():
         raise CheckpointError(
             f"{path}: the vocabulary differs from that of the data, {tokenizer.main_file}"
         )
+    warn_of_other_rules(path, theirs, tokenizer)
 
 
 def check_alike(engine: TrainingEngine, start: StartingPoint | None, source: Source) -> None:

@@ -14,13 +14,15 @@ from bertds.errors import DataError
 from bertds.system.secrets import masked
 from bertds.system.storage import join
 from data_prep import progress
-from data_prep.document import NAMESPACE, REDIRECT, SourceFile
+from data_prep.document import BAD_UTF8, NAMESPACE, REDIRECT, SourceFile
 from data_prep.earlier_run import REPORT_NAME
 from data_prep.selection.drop_log import split_counts
 from data_prep.selection.mixing import Mix
 from data_prep.sources import source_order
 
 _MUCH_UNKNOWN = 0.01
+_TO_DECODE = "convert them to UTF-8, or name a book's encoding in a first line "
+_TO_DECODE += "'Character set encoding: NAME'"
 
 
 def count_documents(
@@ -99,8 +101,10 @@ def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, A
     counts, _ = split_counts(counts)
     read = counts.pop("read", 0)
     dropped = drops_in_words({key: count for key, count in sorted(counts.items()) if count})
+    remedy = f" (not UTF-8; {_TO_DECODE})" if counts[BAD_UTF8] else ""
     raise DataError(
-        f"no documents are left; read: {read:,}" + (f"; dropped: {dropped}" if dropped else "")
+        f"no documents are left; read: {read:,}"
+        + (f"; dropped: {dropped}{remedy}" if dropped else "")
     )
 
 
@@ -157,6 +161,14 @@ def report(
     ]
     if found:
         rows["decoded"] = f"{', '.join(found)} (encoding detected; check some of these documents)"
+    # The encoding of a book, which is a file, could not be detected; other text must be UTF-8.
+    lost = [
+        f"{source['name']}: {count:,}"
+        for source in manifest.sources
+        if (count := source["dropped"].get(BAD_UTF8))
+    ]
+    if lost:
+        rows["not decoded"] = f"{', '.join(lost)} ({_TO_DECODE}; --keep-dropped lists them)"
     for name, split in manifest.splits.items():
         rows[name] = (
             f"{split.documents:,} documents, {split.sentences:,} sentences, "

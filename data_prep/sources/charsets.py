@@ -44,14 +44,20 @@ _OTHER_SCRIPTS = [
     "koi8_u",
     "iso8859_5",
     "cp866",
+    "cp855",
+    "mac_cyrillic",
     "cp1253",
+    "cp737",
     "cp1255",
+    "cp862",
     "cp1256",
+    "iso8859_6",
     "gb18030",
     "big5hkscs",
     "cp932",
     "euc_jp",
     "cp949",
+    "cp874",
 ]
 # ISO 2022 switches to another character set and back. All its bytes are also ASCII.
 _ESCAPES = re.compile(rb"\x1b\$(?:[@AB]|\([A-DOPQ]|\)[A-C])")
@@ -144,7 +150,9 @@ def _share(text: str, alphabet: str) -> float:
 def _other_script(sample: bytes) -> str:
     from charset_normalizer import from_bytes
 
-    matches = list(from_bytes(sample, cp_isolation=_OTHER_SCRIPTS, threshold=_MOST_CHAOS))
+    found = from_bytes(sample, cp_isolation=_OTHER_SCRIPTS, threshold=_MOST_CHAOS)
+    # Nearly all bytes are letters in the encodings of Thai, so they must also be frequent letters.
+    matches = [m for m in found if m.encoding != "cp874" or "Thai" in m.languages]
     if not matches:
         return ""
     for match in matches:

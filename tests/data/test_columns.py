@@ -10,7 +10,8 @@ import pytest
 
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.formats.padded_columns import empty_columns
-from bertds.data.samples.flat_rows import FlatRows, offsets_of, padded_layout, place_flat_rows
+from bertds.data.formats.token_shards import offsets_of
+from bertds.data.samples.flat_rows import FlatRows, padded_layout, place_flat_rows
 
 S, P, PAD = 12, 3, 7
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from bertds.data.tokenizer_folder import bert_tokenizer_json, tokenizer_files, w
 from bertds.data.tokenizer_json import WORD_START, JsonTokenizer
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.data.wordpiece_rules import WordPieceRules
+from bertds.system.logs import log
 from data_prep.tokens.wordpiece import WordPieceEncoder
 
 TOKENS = """[PAD] [UNK] [CLS] [SEP] [MASK] Café café cafe CAFÉ école École ecole Ecole über Über
@@ -159,3 +161,26 @@ def test_pairs_of_another_model_have_the_rows_of_training(tmp_path: Path, model_
     assert row["token_type_ids"] == [0] * (len(a) + 2) + [1] * (len(b) + 1)
     assert loaded.model_max_length == 99 and loaded.mask_token == "<mask>"
     assert load_tokenizer_info(out).fingerprint == info.fingerprint
+
+
+def test_data_of_other_rules_than_those_of_the_model_gives_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cased BERT that continues on lower-cased text would not complain on its own."""
+    from bertds.pretrained.evaluate import _check_vocabulary
+    from bertds.pretrained.load import load_pretrained
+    from bertds.training.starting_point import _check_vocabulary_file
+    from tests.support.bert_folder import VOCABULARY, write_bert
+
+    model = write_bert(tmp_path / "model")
+    rules = CASES[1].to_transformers(24)
+    (model / "tokenizer_config.json").write_text(json.dumps(rules))
+    warnings: list[str] = []
+    monkeypatch.setattr(log, "warning", lambda text, *values: warnings.append(text % values))
+    for lower_case, count in ((False, 0), (True, 2)):
+        data = load_tokenizer_info(model, lower_case)
+        _check_vocabulary(load_pretrained(model), SimpleNamespace(tokenizer=data))
+        _check_vocabulary_file(model, data)
+        assert len(warnings) == count
+    assert all("its tokenizer is cased, but that of the data is uncased" in w for w in warnings)
+    assert data.vocab_size == len(VOCABULARY)

@@ -7,7 +7,13 @@ import pytest
 
 from bertds.cli import main
 from bertds.finetune.glue_suite import average, table
-from bertds.finetune.scores import classification_scores, mean_and_spread, regression_scores
+from bertds.finetune.scores import (
+    classification_scores,
+    entity_scores,
+    entity_scores_by_type,
+    mean_and_spread,
+    regression_scores,
+)
 
 FAST = ["--learning-rate", "5e-3", "--epochs", "6", "--batch-size", "8", "--max-length", "16"]
 
@@ -263,3 +269,35 @@ def test_the_average_is_the_papers() -> None:
     assert average(everything) is None and "no average, because results are missing: rte" in table(
         everything
     )
+
+
+def test_a_dev_set_of_one_row_is_scored(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of labels in any script, and of numbers, whose metrics are others than those of the task."""
+    rows = [f"film {n},{n % 2}" for n in range(8)]
+    files = ["--train", tmp_path / "train.csv", "--dev", tmp_path / "dev.csv", *FAST[:2]]
+    for kind, labels in (("words", ("好", "плохо")), ("numbers", ("0.5", "1"))):
+        text = "\n".join(["text,label", *rows]).replace(",0", f",{labels[0]}")
+        (tmp_path / "train.csv").write_text(text.replace(",1", f",{labels[1]}"), encoding="utf-8")
+        (tmp_path / "dev.csv").write_text(f"text,label\nfilm,{labels[0]}", encoding="utf-8")
+        regression = ["--regression"] if kind == "numbers" else []
+        command = finetune("text-classification", tiny_bert, tmp_path / kind, *files, *regression)
+        capsys.readouterr()
+        assert main([*command, "--epochs", "1", "--no-model"]) == 0
+        printed = capsys.readouterr().out
+        metrics = ("pearson", "spearman") if regression else ("accuracy", "macro_f1")
+        assert all(f"text-classification  {metric} " in printed for metric in metrics)
+        assert set(results(tmp_path / kind)["scores"]["dev"]) == set(metrics)
+    (predicted,) = (tmp_path / "words" / "predictions").iterdir()
+    assert predicted.read_text(encoding="utf-8").split("\n")[1] in ("0\t好", "0\tплохо")
+
+
+@pytest.mark.filterwarnings("error")
+def test_sentences_without_entities_are_scored() -> None:
+    gold, predicted = [["O", "O"], ["O"]], [["O", "O"], ["O"]]
+    assert entity_scores(gold, predicted) == {"f1": 0.0, "precision": 0.0, "recall": 0.0}
+    assert entity_scores_by_type(gold, predicted) == {}
+    assert entity_scores_by_type(gold, [["B-LOC", "O"], ["O"]]) == {"LOC": 0.0}
+    for metrics in (("accuracy", "macro_f1"), ("matthews",), ("f1",)):
+        assert set(classification_scores([1], [1], metrics)) == set(metrics)

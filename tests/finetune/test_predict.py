@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from bertds.cli import main
+from bertds.errors import DataError
+from bertds.finetune.predict_inputs import read_texts
 
 WORDS = [
     "[PAD]",
@@ -336,3 +338,25 @@ def test_a_text_without_a_mask_gets_an_error_in_its_place(
     assert "error: line 2: no [MASK]" in printed.err
     assert main([*words, texts(tmp_path, ["paris", "is", "[MASK]"])]) == 2
     assert "2 texts have no answer; the first: line 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.csv", "text\n", "a.csv: no rows"),
+        ("A.CSV", "text\ngood\n", ["good"]),
+        ("a.json", '{"text": "good"}\n{"text": 5}', ["good", "5"]),
+        ("a.json", '[{"text": "good"}]', r"a.json, line 1: not a JSON object"),
+        ("a.jsonl", '{"text": ["good"]}', r"line 1: column 'text' is \['good'\], which is neither"),
+        ("a.txt", "good\r\n\r\nbad", ["good", "", "bad"]),
+    ],
+)
+def test_texts_of_odd_files(
+    tmp_path: Path, name: str, text: str, expected: str | list[str]
+) -> None:
+    (tmp_path / name).write_bytes(text.encode())
+    if isinstance(expected, str):
+        with pytest.raises(DataError, match=expected):
+            read_texts(str(tmp_path / name))
+    else:
+        assert [row.text for row in read_texts(str(tmp_path / name))] == expected

@@ -182,3 +182,51 @@ def test_a_lone_byte_order_mark_in_a_column_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "text,label\na,0\n\ufeff,1\n")
     with pytest.raises(DataError, match=r"line 3: a lone byte order mark .* in column 'text'"):
         read_own(path, split="train")
+
+
+def test_a_cell_may_be_as_long_as_a_document(tmp_path: Path) -> None:
+    text = "word " * 40_000
+    path = write(tmp_path / "a.csv", f'text,label\n"{text}",a\ny,b\n')
+    assert [row.text for row in read_own(path, split="train")[0]] == [text, "y"]
+
+
+def test_equal_numbers_of_json_are_one_label(tmp_path: Path) -> None:
+    lines = [
+        '{"text": "x", "label": 1}',
+        '{"text": "y", "label": 1.0}',
+        '{"text": "z", "label": 2}',
+    ]
+    path = write(tmp_path / "a.jsonl", "\n".join(lines))
+    rows, labels = read_own(path, split="train")
+    assert labels == ("1", "2") and [row.label for row in rows] == [0, 0, 1]
+    path = write(tmp_path / "b.jsonl", '{"text": "x", "label": 1.5}\n{"text": "y", "label": 2.0}')
+    assert read_own(path, split="train")[1] == ("1.5", "2")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", 'text,label\nx,"a\tb"\ny,c\n', r"line 2: column 'label' contains a tab"),
+        ("a.csv", 'text,label\nx,a\ny,"b\nc"\n', r"line 3: column 'label' contains a tab or a l"),
+        ("a.csv", 'id,text,label\n"1\n2",x,a\n3,y,b\n', r"line 2: column 'id' contains a tab"),
+        (
+            "a.jsonl",
+            '{"text": ["x"], "label": 1}',
+            r"line 1: column 'text' is \['x'\], which is nei",
+        ),
+        ("a.jsonl", '{"text": "x", "label": {"a": 1}}', r"column 'label' is \{'a': 1\}, which is"),
+    ],
+)
+def test_cells_that_predictions_cannot_contain_are_refused(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read_own(write(tmp_path / name, text), split="train")
+
+
+def test_extensions_may_be_in_capitals(tmp_path: Path) -> None:
+    """As some programs of Windows write them."""
+    text = "text,label\nx,a\ny,b\n"
+    assert len(read_own(write(tmp_path / "A.CSV", text), split="train")[0]) == 2
+    (tmp_path / "B.TSV.GZ").write_bytes(gzip.compress(text.replace(",", "\t").encode()))
+    assert len(read_own(tmp_path / "B.TSV.GZ", split="train")[0]) == 2

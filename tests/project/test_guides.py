@@ -67,7 +67,8 @@ def runs(*pages: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("pages", [pages], ids=[Path(pages[0]).stem])
 
 
-WRITTEN = ("runs", "data", "models", "report", "mine")
+WRITTEN = ("runs", "data", "data_own", "models", "model", "report", "mine")
+"""What commands write in the clone, for pages that must begin without it."""
 SMALL = """
     model.hidden_size=32 model.num_hidden_layers=2 model.num_attention_heads=2
     model.intermediate_size=64 schedule.total_steps=3 validation.max_samples=8 log.every_steps=1
@@ -177,18 +178,30 @@ def without(clone: Path, folder: Path, names: Collection[str]) -> None:
             (folder / path.name).symlink_to(path)
 
 
+@pytest.fixture
+def here(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder like the clone, without what other pages have written, as the working directory."""
+    without(clone, tmp_path, WRITTEN)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def lines_of(repository: Path, *pages: str) -> list[Line]:
     """The commands of pages that are run here; a table's that names one option is left out."""
     found = [line for name in pages for line in commands(repository / name)]
     return [line for line in found if not line.names_an_option and not is_not_here(line)]
 
 
+@pytest.fixture
+def lines(pages: tuple[str, ...], repository: Path) -> list[Line]:
+    """The commands of the test's pages."""
+    return lines_of(repository, *pages)
+
+
 @runs("README.md")
-def test_readme(
-    pages: tuple[str, ...], repository: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readme(lines: list[Line], clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clone)
-    for line in lines_of(repository, *pages):
+    for line in lines:
         run(line, monkeypatch)
     assert (clone / "models/bert-large/model.safetensors").is_file()
     assert (clone / "report/index.html").is_file()
@@ -196,48 +209,38 @@ def test_readme(
 
 @runs("docs/tutorial.md", "docs/watching.md", "docs/planning.md", "docs/migrating.md")
 def test_tutorial_watching_planning_migrating(
-    pages: tuple[str, ...],
-    repository: Path,
-    clone: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    pages: tuple[str, ...], repository: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without(clone, tmp_path, WRITTEN)
-    monkeypatch.chdir(tmp_path)
     tutorial = lines_of(repository, pages[0])
     of_demo = [line for line in tutorial if "demo" in " ".join(line.words)]
     for line in tutorial:
         if line not in of_demo:
             run(line, monkeypatch)
-    assert (tmp_path / "models/mine/model.safetensors").is_file()
+    assert (here / "models/mine/model.safetensors").is_file()
     # The demo's folder, and the runs that other pages name.
-    shutil.copytree(tmp_path / "runs/phase2", tmp_path / "demo/run")
-    shutil.copytree(tmp_path / "models/mine", tmp_path / "demo/model")
+    shutil.copytree(here / "runs/phase2", here / "demo/run")
+    shutil.copytree(here / "models/mine", here / "demo/model")
     for name in ("adam", "lamb", "trial"):
-        shutil.copytree(tmp_path / "runs/phase1", tmp_path / "runs" / name)
+        shutil.copytree(here / "runs/phase1", here / "runs" / name)
     for line in of_demo + lines_of(repository, *pages[1:]):
         run(line, monkeypatch)
 
 
 @runs("docs/domain_adaptation.md")
-def test_domain_adaptation(
-    pages: tuple[str, ...], repository: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_domain_adaptation(lines: list[Line], clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clone)
-    for line in lines_of(repository, *pages):
+    for line in lines:
         if line.words[1] == "extend":  # two ways to one folder
             shutil.rmtree(line.words[3], ignore_errors=True)
         run(line, monkeypatch)
 
 
 @runs("docs/finetuning.md")
-def test_finetuning(
-    pages: tuple[str, ...], repository: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finetuning(lines: list[Line], clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row of the table in one command; predict then uses the folder that its kind left."""
     monkeypatch.chdir(clone)
     trained = {"text-classification": "sst2", "ner": "conll2003", "qa": "squad"}
-    for line in lines_of(repository, *pages):
+    for line in lines:
         words = list(line.words)
         task = words[words.index("--task") + 1] if "--task" in words else ""
         shutil.rmtree("O", ignore_errors=True)
@@ -255,21 +258,13 @@ def test_finetuning(
 
 
 @runs("docs/data_preparation.md")
-def test_data_preparation(
-    pages: tuple[str, ...],
-    repository: Path,
-    clone: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    without(clone, tmp_path, ("data", "data_own"))  # README's; this page prepares into it
-    monkeypatch.chdir(tmp_path)
-    for line in lines_of(repository, *pages):
+def test_data_preparation(lines: list[Line], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in lines:
         if line.words[-2:] == ("--split", "train"):  # of the rows that --dry-run only counts
             run(Line("", 0, (*PREP, *ROWS.split())), monkeypatch)
         run(line, monkeypatch)
-    assert (tmp_path / "data_own/tokenizer/vocab.txt").is_file()
-    assert (tmp_path / "shared/data/manifest.json").is_file()
+    assert (here / "data_own/tokenizer/vocab.txt").is_file()
+    assert (here / "shared/data/manifest.json").is_file()
 
 
 ROWS = "--text corpus.txt --out data --overwrite --vocab vocab.txt --instances 128:20"
@@ -277,11 +272,7 @@ ROWS = "--text corpus.txt --out data --overwrite --vocab vocab.txt --instances 1
 
 @runs("docs/choosing_documents.md")
 def test_choosing_documents(
-    pages: tuple[str, ...],
-    repository: Path,
-    clone: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    lines: list[Line], clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The Hub's dataset is a folder of that name."""
     pytest.importorskip("datasets")
@@ -291,63 +282,41 @@ def test_choosing_documents(
     without(clone, tmp_path / "work", ("data", "glue"))
     (tmp_path / "work/glue").symlink_to(clone / "GLUE")
     monkeypatch.chdir(tmp_path / "work")
-    for line in lines_of(repository, *pages):
+    for line in lines:
         shutil.rmtree("data", ignore_errors=True)  # each has other settings
         run(line, monkeypatch)
 
 
 @runs("docs/small_models.md")
-def test_small_models(
-    pages: tuple[str, ...],
-    repository: Path,
-    clone: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    without(clone, tmp_path, WRITTEN)
-    monkeypatch.chdir(tmp_path)
-    for line in lines_of(repository, *pages):
+def test_small_models(lines: list[Line], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in lines:
         run(line, monkeypatch)
-    assert (tmp_path / "runs/small/blimp.json").is_file()
-    assert (tmp_path / "records.jsonl").is_file()
+    assert (here / "runs/small/blimp.json").is_file()
+    assert (here / "records.jsonl").is_file()
 
 
 @runs("docs/tokenizers.md")
-def test_tokenizers(
-    pages: tuple[str, ...],
-    repository: Path,
-    clone: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    without(clone, tmp_path, (*WRITTEN, "model"))
-    monkeypatch.chdir(tmp_path)
-    for line in lines_of(repository, *pages):
+def test_tokenizers(lines: list[Line], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in lines:
         run(line, monkeypatch)
-    assert (tmp_path / "model/tokenizer.json").is_file()
+    assert (here / "model/tokenizer.json").is_file()
 
 
 @runs("docs/stores.md")
 def test_stores(
-    pages: tuple[str, ...],
-    repository: Path,
-    clone: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    lines: list[Line], repository: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The buckets are moto's, on this machine; F.json and R.yaml are included files."""
-    without(clone, tmp_path, WRITTEN)
-    shutil.copyfile(repository / "ds_configs/tiny_cpu_phase1.json", tmp_path / "F.json")
-    shutil.copyfile(repository / "bertds/recipes/tiny_cpu_phase1.yaml", tmp_path / "R.yaml")
-    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(repository / "ds_configs/tiny_cpu_phase1.json", "F.json")
+    shutil.copyfile(repository / "bertds/recipes/tiny_cpu_phase1.yaml", "R.yaml")
     with s3():
         import fsspec
 
         store = fsspec.filesystem("s3")
         for bucket in ("dumps", "corpora", "runs"):
             store.mkdir(bucket)
-        store.put_file(str(clone / "enwiki.xml.bz2"), "dumps/enwiki.xml.bz2")
-        for line in lines_of(repository, *pages):
+        store.put_file(str(here / "enwiki.xml.bz2"), "dumps/enwiki.xml.bz2")
+        for line in lines:
             run(line, monkeypatch)
         assert store.isfile("corpora/wiki/manifest.json")
         assert store.isfile("runs/phase1/step_00000003/manifest.json")
@@ -355,15 +324,9 @@ def test_stores(
 
 @runs("docs/gpus.md", "docs/resuming.md", "docs/reliability.md")
 def test_gpus_resuming_reliability(
-    pages: tuple[str, ...],
-    repository: Path,
-    clone: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    lines: list[Line], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU: what is printed for GPUs starts one process here."""
-    without(clone, tmp_path, WRITTEN)
-    monkeypatch.chdir(tmp_path)
     prepared = "bertds prep --wiki dump.xml.bz2 --vocab vocab.txt --out data/wiki_books"
-    for line in [Line("", 0, tuple(prepared.split())), *lines_of(repository, *pages)]:
+    for line in [Line("", 0, tuple(prepared.split())), *lines]:
         run(line, monkeypatch)

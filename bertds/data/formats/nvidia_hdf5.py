@@ -25,6 +25,7 @@ import h5py
 import numpy as np
 
 from bertds.data.formats.hdf5_files import dataset, new_hdf5, open_hdf5, read_whole
+from bertds.data.formats.token_shards import offsets_of
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path
 
@@ -281,11 +282,11 @@ def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceR
     dtype = np.uint16 if largest <= 65_535 else np.int32
     return InstanceRows(
         token_ids=kept_ids.astype(dtype),
-        row_offsets=_offsets(lengths),
+        row_offsets=offsets_of(lengths),
         second_start=second_start.astype(np.int16),
         masked_positions=positions[used].astype(np.int16),
         masked_ids=kept_masked.astype(dtype),
-        mask_offsets=_offsets(used.sum(axis=1, dtype=np.int64)),
+        mask_offsets=offsets_of(used.sum(axis=1, dtype=np.int64)),
         labels=labels,
     )
 
@@ -363,10 +364,6 @@ def header_and_datasets(
         has_labels=labels is not None,
     )
     return header, datasets
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
 class _Check:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bertds.data.formats.token_shards import TokenShard, token_dtype
+from bertds.data.formats.token_shards import TokenShard, offsets_of, token_dtype
 from bertds.data.tokenizer_json import WORD_START, JsonTokenizer
 from bertds.data.vocabulary import TokenizerInfo
 from bertds.data.wordpiece_pipeline import wordpiece_pipeline
@@ -85,8 +85,8 @@ def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
     return TokenShard.from_arrays(
         str(path),
         (ids & ~WORD_START).astype(dtype),
-        np.concatenate([[0], np.cumsum(sentence_lengths)]),
-        np.concatenate([[0], np.cumsum(document_lengths)]),
+        offsets_of(sentence_lengths),
+        offsets_of(document_lengths),
         word_starts=None if tokenizer.is_wordpiece else ids >= WORD_START,
     )
 

@@ -33,6 +33,13 @@ SHARD_VERSION = 1
 Verify = Literal["full", "size"]
 
 
+def offsets_of(lengths: np.ndarray | list[int]) -> np.ndarray:
+    """Return int64 [N + 1]: 0, followed by the running sums of the lengths."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
 def shard_name(number: int) -> str:
     """Return the file name of shard ``number``, ``shard_00042.h5``."""
     return f"shard_{number:05d}.h5"
@@ -190,8 +197,7 @@ class TokenShard:
             document_lengths: sentences of each document.
         """
         sentences, documents = (
-            _read_only(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
-            for lengths in (sentence_lengths, document_lengths)
+            _read_only(offsets_of(lengths)) for lengths in (sentence_lengths, document_lengths)
         )
         return TokenShard(name, _read_only(np.zeros(0, np.uint16)), sentences, documents)
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bertds.data.formats.manifest import ShardInfo
-from bertds.data.formats.token_shards import TokenShard
+from bertds.data.formats.token_shards import TokenShard, offsets_of
 from bertds.data.remote.cache import OUTLINE, ShardCache
 
 
@@ -52,7 +52,7 @@ class Outlines:
         words = np.frombuffer(self._mapping, np.uint32)
         self._checksums = words[: len(infos)]
         counts = np.array([info.sentences + info.documents for info in infos], np.int64)
-        self._starts = len(infos) + np.concatenate([[0], np.cumsum(counts)])
+        self._starts = len(infos) + offsets_of(counts)
         self._words = words
 
     def get(self, number: int) -> TokenShard | None:

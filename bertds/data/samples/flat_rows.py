@@ -19,7 +19,7 @@ import numpy as np
 
 from bertds.config.row_settings import RowSettings
 from bertds.data.formats.padded_columns import Columns, empty_columns, place_rows
-from bertds.data.formats.token_shards import TokenShard
+from bertds.data.formats.token_shards import TokenShard, offsets_of
 from bertds.data.rng import ROWS, SAMPLE_ORDER, derive_key, permutation
 from bertds.data.samples.kernels import assemble
 from bertds.data.samples.masking import ngram_thresholds, predictions_by_length
@@ -88,13 +88,6 @@ def join_rows(pieces: Sequence[FlatRows]) -> FlatRows:
         offsets_of(np.concatenate([np.diff(piece.mask_offsets) for piece in pieces])),
         np.concatenate(labels) if labels else None,
     )
-
-
-def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """Return int64 [N + 1]: 0, followed by the running sums of the lengths."""
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
 
 
 class RowMaker:

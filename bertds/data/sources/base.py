@@ -15,7 +15,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from bertds.data.samples.flat_rows import FlatRows, offsets_of
+from bertds.data.formats.token_shards import offsets_of
+from bertds.data.samples.flat_rows import FlatRows
 from bertds.data.vocabulary import TokenizerInfo
 from bertds.errors import DataError
 

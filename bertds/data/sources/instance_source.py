@@ -16,7 +16,8 @@ from bertds.data.formats.nvidia_hdf5 import (
     read_header,
     read_instances,
 )
-from bertds.data.samples.flat_rows import FlatRows, offsets_of
+from bertds.data.formats.token_shards import offsets_of
+from bertds.data.samples.flat_rows import FlatRows
 from bertds.data.sources.base import Block, Source
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.data.vocabulary_file import has_tokenizer

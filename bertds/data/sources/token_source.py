@@ -11,8 +11,8 @@ import numpy as np
 
 from bertds.config.row_settings import RowSettings
 from bertds.data.formats.manifest import Manifest, ShardInfo
-from bertds.data.formats.token_shards import TokenShard, Verify
-from bertds.data.samples.flat_rows import FlatRows, RowMaker, offsets_of
+from bertds.data.formats.token_shards import TokenShard, Verify, offsets_of
+from bertds.data.samples.flat_rows import FlatRows, RowMaker
 from bertds.data.samples.pairing import Pairs, count_shard, partner_number, scan_shard
 from bertds.data.sources.base import Block, Source
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info

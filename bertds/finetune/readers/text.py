@@ -10,12 +10,21 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 from bertds.display.words import count
 from bertds.errors import DataError
-from bertds.finetune.records import BYTE_ORDER_MARK, BadRows, TextRow, lines_of, read_text
+from bertds.finetune.records import (
+    BYTE_ORDER_MARK,
+    BadRows,
+    TextRow,
+    check_cells,
+    extension,
+    lines_of,
+    read_text,
+)
 from bertds.finetune.tasks import Task
 from bertds.system.json_fields import parse_text_json
 from bertds.system.logs import log
@@ -24,6 +33,7 @@ TEXT_NAMES = ("text", "sentence", "sentence1", "text_a", "premise", "question1")
 PAIR_NAMES = ("text_pair", "sentence2", "text_b", "hypothesis", "question2", "pair")
 LABEL_NAMES = ("label", "labels", "score", "class", "target")
 ID_NAMES = ("index", "id", "guid")
+_LONGEST_FIELD = 2**31 - 1
 HEADERLESS = ("text", "label")
 """Columns of NeMo's text classification files."""
 
@@ -153,12 +163,12 @@ def read_records(path: Path, *, named: bool = False) -> list[tuple[int, dict[str
         DataError: an unbalanced quote, a row with another number of columns, a line that is not
             a JSON object: named by line.
     """
-    name = path.name.removesuffix(".gz")
-    if name.endswith((".jsonl", ".json")):
+    kind = extension(path)
+    if kind in (".jsonl", ".json"):
         return _read_jsonl(path)
-    if name.endswith(".tsv"):
+    if kind == ".tsv":
         table = [(number, line.split("\t")) for number, line in lines_of(path) if line]
-    elif name.endswith(".csv"):
+    elif kind == ".csv":
         table = _read_csv(path)
     else:
         raise DataError(f"{path}: must be a .csv, .tsv or .jsonl file")
@@ -166,7 +176,7 @@ def read_records(path: Path, *, named: bool = False) -> list[tuple[int, dict[str
         raise DataError(f"{path}: empty file")
     # Without a header the first line is data, so it is kept as a row too.
     header = [column.strip() for column in table[0][1]]
-    if name.endswith(".tsv") and not named and _is_headerless(table):
+    if kind == ".tsv" and not named and _is_headerless(table):
         header = list(HEADERLESS[: len(header)])
         table = [table[0], *table]
     if len(set(header)) != len(header):
@@ -210,6 +220,8 @@ def _is_number(text: str) -> bool:
 
 def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
     # Keep line breaks: a quoted field may contain some.
+    # By default a field has at most 131,072 characters, fewer than a long document.
+    csv.field_size_limit(_LONGEST_FIELD)
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     table: list[tuple[int, list[str]]] = []
     started = 1
@@ -329,6 +341,14 @@ def read_own(
                 raise DataError(
                     f"{path}, line {number}: a lone byte order mark (U+FEFF) in column {column!r}"
                 )
+        check_cells(path, number, record, used)
+        # Predictions are written as a table of one line per row.
+        for column in (index, None if split == "test" else label):
+            if column is not None and re.search(r"[\t\r\n]", str(record.get(column)).strip()):
+                raise DataError(
+                    f"{path}, line {number}: column {column!r} contains a tab or a line break "
+                    f"({str(record[column])!r:.60})"
+                )
     # Without given labels, those of this file are all there are.
     if not labels and not regression and label is not None:
         labels = tuple(sorted({_label_text(record[label]) for _, record in records}))
@@ -358,4 +378,7 @@ def read_own(
 
 
 def _label_text(value: object) -> str:
+    """Return a label as text. In JSON, 1 and 1.0 are the same number, so they are one label."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return str(value).strip()
