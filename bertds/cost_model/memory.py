@@ -53,6 +53,11 @@ class Shape:
     offload: bool = False
     bucket: int = 500_000_000
     """reduce_bucket_size, in elements; DeepSpeed's default is 5e8."""
+    overlap: bool = False
+    """overlap_comm of the JSON; at stages 1 and 2 it doubles the bucket's buffer."""
+    sums: int | None = None
+    """Bytes per element in which the gradients of micro batches are summed; None = 4 (float32),
+    but 2 in fp16, as in DeepSpeed."""
     average: bool = False
     """Whether a moving average of the weights is kept."""
 
@@ -174,6 +179,11 @@ def activations(shape: Shape) -> float:
     return kept + embeddings + head + max(logits, backward)
 
 
+def uses_bf16_wrapper(precision: str, stage: int, sums: int, *, offload: bool) -> bool:
+    """Return whether DeepSpeed uses ``BF16_Optimizer``, which has no buckets."""
+    return precision == "bf16" and stage == 1 and sums == 4 and not offload
+
+
 def estimate(shape: Shape, base: float = 0.0) -> Memory:
     """Return the memory of one process at its peak.
 
@@ -185,22 +195,34 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
     ranks, stage = shape.world_size, shape.stage
     low = shape.precision in ("bf16", "fp16")
     size = BYTES[shape.precision] if low else 4
+    sums = shape.sums or (2 if shape.precision == "fp16" else 4)
     # Weights and gradients, as the ZeRO stage partitions them.
     weights = count * size / (ranks if stage == 3 else 1)
-    kept_gradients = 4 if shape.precision != "fp16" else 2  # summed over micro batches in float32
-    gradients = count * (kept_gradients if stage >= 2 else size) / (ranks if stage >= 2 else 1)
-    if low and stage <= 1:
-        gradients += count * 4  # the float32 sum in addition to the half-precision gradient
+    if stage >= 2:
+        gradients = count * sums / ranks
+    else:
+        # Sums of another dtype exist in addition to the gradients of the micro batch.
+        gradients = count * (size + (sums if sums != size else 0))
     # Master weights and both moments in float32; at stage 0 in fp32 the weights are the masters.
     states = count * (12 if stage >= 1 or low else 8) / (ranks if stage >= 1 else 1)
-    step = count * 4 / (ranks if stage >= 1 else 1)  # float32 copy of the gradient partition
+    # A float32 copy of the gradient partition; sums in float32 at stages 1 and 2 need none.
+    step = 0.0 if stage == 0 or (low and sums == 4 and stage < 3) else count * 4 / ranks
     if shape.average:
         states += count * 4 / (ranks if stage >= 1 else 1)
-    if shape.offload:
+    if shape.offload and shape.on_cpu:
+        states += count * 4 / ranks  # the float32 gradients of the offloaded optimizer
+    elif shape.offload:
         states = step = 0.0
-    bucket = min(shape.bucket, count) * size
-    buffers = 0.0 if stage == 0 else bucket
-    if stage == 3:
+    # DeepSpeed allocates the whole bucket. On a CPU, pages that are never written cost nothing.
+    bucket = min(shape.bucket, count) if shape.on_cpu else shape.bucket
+    staged = sums if stage == 1 else size
+    buffers = float(bucket * staged * (2 if shape.overlap and stage < 3 else 1))
+    if stage == 0 or uses_bf16_wrapper(shape.precision, stage, sums, offload=shape.offload):
+        buffers = 0.0  # gradients are averaged in place
+    if shape.offload and stage < 3:  # a copy of the largest gradient on its way, on either side
+        words = -(-shape.vocab_size // 64) * 64
+        buffers += words * shape.model.hidden_size * size * (2 if shape.on_cpu else 1)
+    if stage == 3 and ranks > 1:
         buffers += min(count, GATHERED) * size  # gathered weights, until they are released
     live = activations(shape)
     # Activations and the step's temporaries do not exist at the same time: count the larger.

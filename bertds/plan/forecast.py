@@ -9,7 +9,7 @@ from bertds.config.ramps import BatchRamp
 from bertds.config.recipe import Config
 from bertds.cost_model.flops import parameter_count
 from bertds.cost_model.hardware import Hardware
-from bertds.cost_model.memory import CPU_BASE, GPU_BASE, Memory, Shape, estimate
+from bertds.cost_model.memory import CPU_BASE, GPU_BASE, Memory, Shape, estimate, uses_bf16_wrapper
 from bertds.cost_model.step_time import StepTime, step_time
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.plan.calibration import Calibration
@@ -101,9 +101,8 @@ def overlaps(settings: DeepSpeedSettings, shape: Shape) -> bool:
     bf16 with float32 sums: it reduces after the last backward pass.
     """
     values = settings.values
-    float_sums = values.get("data_types", {}).get("grad_accum_dtype") == "fp32"
-    bf16_optimizer = (
-        shape.stage == 1 and shape.precision == "bf16" and float_sums and not shape.offload
+    bf16_optimizer = uses_bf16_wrapper(
+        shape.precision, shape.stage, shape.sums or 4, offload=shape.offload
     )
     wanted = values.get("zero_optimization", {}).get("overlap_comm", False)
     return bool(wanted) and not bf16_optimizer

@@ -27,6 +27,9 @@ def loading(module: str = "") -> Iterator[None]:
     gc.disable()
     try:
         yield
+        # An exception that a module caught while loading may be in a cycle that refers to our
+        # callers' frames. Frozen, it would keep their local variables for ever.
+        gc.collect()
         gc.freeze()
     finally:
         gc.enable()

@@ -23,6 +23,7 @@ from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import ConfigError
 from bertds.system.memory import cpu_memory_available
 
+SUM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 MOST_CPU_DAYS = 30.0
 """A half-precision run that would take longer than this on a CPU was meant for GPUs."""
 _GO_ON = "use --set run.ignore_memory=true to train anyway"
@@ -68,6 +69,8 @@ def shape_of(
         on_cpu=on_cpu,
         offload=settings.offloads_optimizer,
         bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
+        overlap=zero.get("overlap_comm", False),
+        sums=SUM_BYTES.get(settings.values.get("data_types", {}).get("grad_accum_dtype")),
         average=config.schedule.ema_decay > 0,
     )
 

@@ -109,7 +109,7 @@ def test_bytes_per_parameter_are_those_of_the_zero_paper(
 
     def plan(**changes: Any) -> Memory:
         changes = {"precision": precision, "stage": stage, "world_size": 8, **changes}
-        return estimate(shape_of(LARGE, 8, on_cpu=False, **changes))
+        return estimate(shape_of(LARGE, 8, **{"on_cpu": False, **changes}))
 
     found = plan()
     per_parameter = (found.weights / count, found.gradients / count, found.optimizer / count)
@@ -117,12 +117,18 @@ def test_bytes_per_parameter_are_those_of_the_zero_paper(
     average = plan(average=True).optimizer - found.optimizer
     assert average / count == pytest.approx(4 / (8 if stage else 1))
     assert plan(offload=True).optimizer == 0.0
-    # A bucket of gradients in transfer: as configured, but no larger than the model.
+    # A bucket of gradients in transfer: torch.empty(reduce_bucket_size) in DeepSpeed 0.19.8, of
+    # which a CPU has only the pages that are written. Its wrapper for bf16 at stage 1 has none.
     size = 4 if precision == "fp32" else 2
     gathered = size * count if stage == 3 else 0
-    for bucket, held in ((1000, 1000), (10**12, count)):
-        buffers = plan(bucket=bucket).buffers
-        assert buffers == pytest.approx(gathered + size * held if stage else 0.0)
+    has_bucket = stage and (precision, stage) != ("bf16", 1)
+    for bucket in (1000, 10**12):
+        for on_cpu, held in ((False, bucket), (True, min(bucket, count))):
+            buffers = plan(bucket=bucket, on_cpu=on_cpu).buffers
+            assert buffers == pytest.approx(gathered + size * held if has_bucket else 0.0)
+    # overlap_comm needs a second one, except at stage 3, where DeepSpeed has one bucket.
+    twice = plan(bucket=1000, overlap=True).buffers - plan(bucket=1000).buffers
+    assert twice == (1000 * size if has_bucket and stage < 3 else 0.0)
 
 
 def test_a_step_and_a_backward_pass_are_not_at_the_same_time() -> None:

@@ -6,12 +6,42 @@ import gc
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
 from bertds.data import scripts
 from bertds.system.start_up import loading, pattern_on_first_use
+
+
+class _Held:
+    """An object that can be referred to weakly."""
+
+
+def test_loading_does_not_keep_the_variables_of_its_callers() -> None:
+    """A module that keeps a caught error in a cycle, as deepspeed does when it is imported."""
+
+    def caller() -> weakref.ref[_Held]:
+        held = _Held()
+        with loading():
+            try:
+                raise ImportError
+            except ImportError as error:
+                kept = error  # a cycle: frame, error, traceback, frame
+                assert kept.__traceback__ is not None
+                frame = kept.__traceback__.tb_frame
+                cycle: dict[str, object] = {"frame": frame}
+                cycle["self"] = cycle
+            del kept, frame, cycle
+        return weakref.ref(held)
+
+    try:
+        gone = caller()
+        gc.collect()
+        assert gone() is None
+    finally:
+        gc.unfreeze()
 
 
 def test_the_garbage_collector_is_enabled_again_after_loading_and_after_an_error() -> None:
