@@ -86,6 +86,13 @@ def test_a_line_of_spaces_of_any_width_is_blank(tmp_path: Path, blank: str) -> N
     assert len(found) == 4 and found[3].endswith("last")
 
 
+@pytest.mark.parametrize("blank", ["", "\xa0", " \t", "\f", "\u3000"])
+def test_such_a_line_also_separates_the_paragraphs_of_a_book(tmp_path: Path, blank: str) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text(f"The first\nparagraph.\n{blank}\nThe second paragraph.\n")
+    assert [d.text for d in read("books", path)] == ["The first paragraph.\nThe second paragraph."]
+
+
 def test_a_carriage_return_between_the_values_of_a_json_line_does_not_end_it(
     tmp_path: Path,
 ) -> None:
