@@ -251,7 +251,8 @@ def warn_of_unlisted(where: Path | str, names: Iterable[str], manifest: Manifest
 
 def _output_files(out: Path) -> list[str]:
     patterns = ("train/*", "validation/*", "hdf5_lower_case_*/*/*")
-    return [p.relative_to(out).as_posix() for pattern in patterns for p in out.glob(pattern)]
+    found = [path for pattern in patterns for path in out.glob(pattern) if path.is_file()]
+    return [path.relative_to(out).as_posix() for path in found]
 
 
 def damaged_files(out: Path, manifest: Manifest) -> list[str]:

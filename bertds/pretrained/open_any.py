@@ -36,11 +36,6 @@ from bertds.system.json_fields import parse_json
 CONFIG_NAMES = ("config.json", "bert_config.json")
 
 
-# --------------------------------------------------------------------------------------------
-# Reading
-# --------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def opened(
     source: str | Path,
@@ -116,19 +111,15 @@ def _open_state_dict(
 ) -> PretrainedModel | MegatronBert:
     # The names of the tensors show which program wrote them.
     weights, extra = read_flat(path)
+    values, vocab = _read_config(path, config), _vocabulary(path, vocab)
     if parameter_names.is_megatron(weights):
-        values = _read_config(path, config)
-        return MegatronBert.from_state_dict(weights, values, extra, path, _vocabulary(path, vocab))
+        return MegatronBert.from_state_dict(weights, values, extra, path, vocab)
+    left_out: list[str] = []
     if parameter_names.is_nemo(weights):
         weights, left_out = parameter_names.from_nemo(weights)
-        return _build(
-            weights, _read_config(path, config), path, _vocabulary(path, vocab), gelu, left_out
-        )
-    dle = hf_weights.origin_of(weights) == "dle"
-    values = _read_config(path, config)
-    return _build(
-        weights, values, path, _vocabulary(path, vocab), gelu or ("gelu_new" if dle else None)
-    )
+    elif hf_weights.origin_of(weights) == "dle":
+        gelu = gelu or "gelu_new"
+    return _build(weights, values, path, vocab, gelu, left_out)
 
 
 def _build(

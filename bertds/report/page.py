@@ -70,18 +70,16 @@ def _headline(chain: Chain) -> list[tuple[str, str]]:
             )
     tokens = sum(run.train[-1]["tokens"] for run in chain.runs if run.train)
     values.append((short(tokens), "real tokens seen"))
-    values.append((in_words(sum(run.hours for run in chain.runs) * 3600), "training time"))
+    seconds = sum(run.hours for run in chain.runs) * 3600
+    values.append((in_words(seconds), "training time"))
     # MFU is known only on a GPU; otherwise the speed in tokens.
     speed, mfu = last.typical("tokens_per_second"), last.typical("mfu")
     if mfu is not None:
         values.append((f"{mfu:.1%}", "median MFU"))
     elif speed is not None:
         values.append((short(speed), "median tokens per second"))
-    stalled = sum(run.stalled_seconds for run in chain.runs)
-    hours = sum(run.hours for run in chain.runs)
-    values.append(
-        (f"{stalled / max(1e-9, hours * 3600):.1%}", "of the time waiting for the data loader")
-    )
+    stalled = sum(run.stalled_seconds for run in chain.runs) / max(1e-9, seconds)
+    values.append((f"{stalled:.1%}", "of the time waiting for the data loader"))
     return values
 
 

@@ -52,8 +52,6 @@ _POLICIES = (
     "use cookies",
 )
 
-RULES = ("gopher", "repetition", "c4")
-
 Split = Callable[[str], list[str]]
 """Splits a text into sentences."""
 
@@ -64,7 +62,7 @@ def apply_rules(
     """Apply sets of rules in turn.
 
     Args:
-        rules: names from :data:`RULES`.
+        rules: names from :data:`.filters.QUALITY_RULES`.
         text: paragraphs, one in a line.
         split: splits a text into sentences.
         language: language of the text; only English has stop words.

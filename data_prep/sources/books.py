@@ -26,7 +26,7 @@ from data_prep.sources.limits import joined
 
 _PRODUCED_BY = re.compile(r"^(?:E-text prepared by|Produced by|Transcribed (?:by|from))", re.I)
 # The ideographic space that indents the next paragraph is kept with that paragraph.
-_BLANK_LINES = re.compile(r"\n[ \t]*\n[^\S\u3000]*")
+_BLANK_LINES = re.compile(r"\n[ \t\f\xa0]*\n[^\S\u3000]*")
 # East Asian books indent their paragraphs, often without blank lines between them.
 _INDENTED = re.compile(r"\n(?=[ \t]*\u3000)")
 _EMPHASIS = re.compile(r"(?<![\w_])_([^_\n]{1,200})_(?![\w_])")

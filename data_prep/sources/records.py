@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bertds.errors import BertdsError, DataError
@@ -17,7 +17,7 @@ from data_prep.sources.text import unit_lines
 
 if TYPE_CHECKING:
     from pyarrow import Scalar
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.parquet import ParquetFile, RowGroupMetaData
 
 
 def read_jsonl(unit: Unit) -> Iterator[Document]:
@@ -178,11 +178,7 @@ def parquet_documents(
         # Only the text and one column for the title are read.
         names = [n for n in ("title", "id", "url") if n in schema.names]
         columns = list(dict.fromkeys([column, *names[:1]]))
-        packed = sum(
-            metadata.row_group(group).column(i).total_compressed_size
-            for group in row_groups
-            for i in range(metadata.row_group(group).num_columns)
-        )
+        packed = _packed_bytes(metadata.row_group(group) for group in row_groups)
         counted = Unpacking(file_path(path), limits)
         # A dictionary stores each text once, however many rows refer to it. Reading the column as
         # a dictionary bounds the memory of 256 rows; each row is counted as it is unpacked.
@@ -198,6 +194,12 @@ def parquet_documents(
                     yield document
     except (OSError, ArrowException, UnicodeDecodeError) as error:
         raise _parquet_error(path, "damaged Parquet", error) from error
+
+
+def _packed_bytes(groups: Iterable[RowGroupMetaData]) -> int:
+    return sum(
+        group.column(i).total_compressed_size for group in groups for i in range(group.num_columns)
+    )
 
 
 def _parquet_error(path: FilePath | str, what: str, error: Exception) -> BertdsError:
@@ -242,11 +244,7 @@ def parquet_row_groups(
             metadata = file.metadata
             groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
             sizes = [group.total_byte_size for group in groups]
-            packed = sum(
-                group.column(i).total_compressed_size
-                for group in groups
-                for i in range(group.num_columns)
-            )
+            packed = _packed_bytes(groups)
     except (OSError, ArrowException, UnicodeDecodeError) as error:
         raise _parquet_error(path, "not a Parquet file", error) from error
     Unpacking(file_path(str(path)), limits).add(sum(sizes), packed)

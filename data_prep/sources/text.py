@@ -18,6 +18,8 @@ from data_prep.sources.reading import open_binary
 
 LAYOUTS = ("blank-line", "line")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MAYBE_BLANK = b" \t\xc2\xe2\xe3\xef"
+"""First bytes of spaces in UTF-8, and of a byte order mark."""
 _STEP = 1 << 16
 _OTHER_ENDS = re.compile(rb"\r+\n|\r")
 _REST_OF_END = re.compile(rb"\r*\n")
@@ -64,7 +66,7 @@ def raw_documents(unit: Unit) -> Iterator[bytes]:
     first = True
     for lines, owned in groups:
         for line in lines:
-            blank = not line or line.isspace()
+            blank = not line or line.isspace() or (line[0] in _MAYBE_BLANK and _is_blank(line))
             if first:
                 # The line before the unit shows whether a document of the previous unit continues.
                 first, skipping = False, not blank
@@ -86,6 +88,14 @@ def raw_documents(unit: Unit) -> Iterator[bytes]:
                 return
     if current:
         yield b"\n".join(current)
+
+
+def _is_blank(line: bytes) -> bool:
+    """Return whether a line has only spaces of any width (word processors write U+00A0) or marks.
+
+    A byte order mark is inside a text if files were joined.
+    """
+    return not line.decode("utf-8", "replace").replace("\ufeff", "").strip()
 
 
 def unit_lines(unit: Unit) -> Iterator[tuple[bytes, bool]]:

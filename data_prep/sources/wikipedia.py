@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from bertds.errors import DataError
 from bertds.system.stored_path import FilePath
@@ -89,6 +89,14 @@ def _ends_dump(tail: bytes) -> bool:
     return _END in tail or (0 < len(tail) < len(_END) and _END.endswith(tail))
 
 
+def _pages(blocks: Iterator[Block], path: FilePath, limits: Limits) -> Iterator[bytes]:
+    tail = yield from records(blocks, _OPENING, _CLOSING, path, limits)
+    # A file that ends between two pages looks complete to the record reader. Without a tail it did
+    # not come to the end of the file.
+    if tail and not _ends_dump(tail):
+        raise truncated(path)
+
+
 def page_batches(
     path: FilePath, batch_bytes: int, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[tuple[bytes, ...]]:
@@ -99,22 +107,12 @@ def page_batches(
     """
     batch: list[bytes] = []
     size = 0
-    tail = b""
-    reader = records(whole_blocks(path, limits), _OPENING, _CLOSING, path, limits)
-    while True:
-        try:
-            page = next(reader)
-        except StopIteration as stop:
-            tail = stop.value
-            break
+    for page in _pages(whole_blocks(path, limits), path, limits):
         batch.append(page)
         size += len(page)
         if size >= batch_bytes:
             yield tuple(batch)
             batch, size = [], 0
-    # A stream that ends between two pages looks complete to the record reader.
-    if not _ends_dump(tail):
-        raise truncated(path)
     if batch:
         yield tuple(batch)
 
@@ -126,25 +124,17 @@ def read_dump(unit: Unit) -> Iterator[Document]:
         DataError: the dump is truncated or damaged.
     """
     wiki = site(unit.options)
+    pages: Iterable[bytes]
     if unit.records is not None:
-        for page in unit.records:
-            yield page_document(page, wiki)._replace(title=page_title(page))
-        return
-    kind = compression(unit.path)
-    blocks: Iterator[Block] = (
-        bz2_blocks(unit.path, unit.start, unit.end, unit.limits)
-        if kind == "bz2"
-        else plain_blocks(unit.path, unit.start, unit.end)
-    )
-    reader = records(blocks, _OPENING, _CLOSING, unit.path, unit.limits)
-    while True:
-        try:
-            page = next(reader)
-        except StopIteration as stop:
-            # The reader reached the end of the file. It must also be the end of the dump.
-            if stop.value and not _ends_dump(stop.value):
-                raise truncated(unit.path) from None
-            return
+        pages = unit.records
+    else:
+        blocks: Iterator[Block] = (
+            bz2_blocks(unit.path, unit.start, unit.end, unit.limits)
+            if compression(unit.path) == "bz2"
+            else plain_blocks(unit.path, unit.start, unit.end)
+        )
+        pages = _pages(blocks, unit.path, unit.limits)
+    for page in pages:
         yield page_document(page, wiki)._replace(title=page_title(page))
 
 

@@ -118,7 +118,10 @@ def test_held_out_rows_have_one_rate(tiny_data: Path) -> None:
         masked_lm_prob_end=0.1,
     )
     source = open_source(config, 3, split="validation")
-    for batch in validation_batches(source, 4, 0, 1, seed=3, mask_rate=held_out_mask_rate(config)):
+    rate = held_out_mask_rate(config)
+    batches = list(validation_batches(source, 4, 0, 1, seed=3, mask_rate=rate))
+    assert batches
+    for batch in batches:
         lengths = np.diff(batch.cu_seqlens.numpy())
         assert batch.masked == sum(max(1, round(int(length) * 0.1)) for length in lengths)
 

@@ -114,7 +114,7 @@ def test_stored_rows_are_balanced_too(config, tmp_path, tokenizer, vocab) -> Non
         write_instance_file(path, [arrays], sequence_length=LENGTH, max_predictions=PREDICTIONS)
     stored = replace(config, path=str(tmp_path), vocab=str(vocab))
     for balanced, plain in zip(
-        steps_of(stored, 2, 3, 3), steps_of(replace(stored, balance="rows"), 1, 24, 3)
+        steps_of(stored, 2, 3, 3), steps_of(replace(stored, balance="rows"), 1, 24, 3), strict=True
     ):
         assert names(balanced) == names(plain)
 
@@ -153,10 +153,10 @@ def test_no_filler_row_is_longer_than_a_row_may_be(packed) -> None:
 
 
 def test_counts_are_those_of_real_tokens(packed) -> None:
-    for plain, filled in zip(*packed):
+    for plain, filled in zip(*packed, strict=True):
         assert filled.masked_tokens == plain.masked_tokens
         assert filled.real_tokens == plain.real_tokens
-        for one, other in zip(plain.micro_batches, filled.micro_batches):
+        for one, other in zip(plain.micro_batches, filled.micro_batches, strict=True):
             assert (
                 other.masked
                 == one.masked_lm_ids.numel()

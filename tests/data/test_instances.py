@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import random
 import time
-from itertools import product
+from itertools import pairwise, product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -232,6 +233,38 @@ def test_whole_words_are_masked_together(make_shard, tokenizer):
     wanted = np.array([min(10, max(1, int(round(0.15 * n)))) for n in lengths])  # noqa: RUF046
     assert (counts <= wanted).all()
     assert counts.sum() > 0.93 * wanted.sum()
+
+
+def test_words_of_a_second_segment_are_those_of_its_own_shard():
+    """Of a tokenizer that marks where words begin: 2 tokens each in shard 0, 3 in shard 1."""
+    sentences = np.arange(0, 301, 6)
+    shards = [
+        TokenShard.from_arrays(
+            f"words of {pieces}",
+            np.arange(300 * pieces, 300 * pieces + 300).astype(np.uint16),
+            sentences,
+            np.array([0, 50]),
+            np.arange(300) % pieces == 0,
+        )
+        for pieces in (2, 3)
+    ]
+    tokenizer = SimpleNamespace(
+        is_wordpiece=False, vocab_size=2000, special_ids={"cls": 1, "sep": 2, "mask": 3}
+    )
+    rows = RowSettings(sequence_length=64, max_predictions=20, whole_word_masking=True, pairs="nsp")
+    maker, seen = RowMaker(rows, tokenizer, 5), 0
+    for epoch in range(20):
+        pairs = scan_shard(*shards, shard_number=0, epoch=epoch, seed=5, settings=rows)
+        flat = maker.make([pairs], [0], None, np.flatnonzero(pairs.labels == 1), epoch)
+        original = flat.input_ids.copy()
+        original[flat.masked_positions] = flat.masked_ids
+        words = np.where(original >= 900, 1000 + original // 3, original // 2)
+        masked = np.isin(np.arange(len(original)), flat.masked_positions)
+        seen += int((original[masked] >= 900).sum())
+        for start, end in pairwise(flat.row_offsets):
+            for word in np.unique(words[start:end][masked[start:end]]):
+                assert masked[start:end][words[start:end] == word].all()
+    assert seen > 50
 
 
 def test_ngrams_make_longer_runs(make_shard, tokenizer):

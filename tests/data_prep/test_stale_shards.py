@@ -64,8 +64,10 @@ def test_a_repair_after_a_source_has_changed_leaves_no_file_of_the_former_text(
     assert main(command(out, *tasks.split())) == 0
     before = shards(out)
     (out / "train" / "shard_00000.h5").unlink()
+    (out / "train" / "shard_00099.h5").mkdir()  # of the user
     change()
     assert main(command(out, *tasks.split())) == 0
+    (out / "train" / "shard_00099.h5").rmdir()
     said = capsys.readouterr().err
     assert "out: removed " in said and "files of an earlier preparation: hdf5_lower_case" in said
     assert main(command(tmp_path / "fresh")) == 0

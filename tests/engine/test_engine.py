@@ -162,6 +162,8 @@ def test_a_nan_never_reaches_the_weights(stage: int, precision: str, optimizer: 
     assert engine.gradient_norm() == float("inf")
     assert same(gather_state(engine), before)
     assert engine.optimizer_steps() == steps
+    # The next micro batch is the first of two, not the last one.
+    assert not engine._engine.is_gradient_accumulation_boundary()
     losses, applied = train(engine, 3, 4)
     assert applied == [True] and losses[0] < 1e3
     engine.close()

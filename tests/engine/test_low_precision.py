@@ -6,11 +6,15 @@ is as exact as in float32. A CPU trains in fp16 only because the test says that 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from bertds.engine.loss_scaling import LossScaling
 from tests.support.reference_training import LAMBS, train_reference
 from tests.support.textbook_optimizers import TextbookLamb
 from tests.support.toy_engine import (
@@ -125,3 +129,44 @@ def test_a_run_stays_within_its_rounding_of_float32(
 
 def norm(gradients: dict[str, torch.Tensor]) -> float:
     return float(torch.cat(list(gradients.values())).double().norm())
+
+
+@pytest.fixture
+def new_scaler(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """DeepSpeed's dynamic loss scaler: it tolerates one overflow, and grows after 3 good steps."""
+    from deepspeed.runtime.fp16 import loss_scaler
+
+    monkeypatch.setattr(loss_scaler.dist, "get_rank", lambda: 0)
+    return lambda: loss_scaler.DynamicLossScaler(2.0**16, 3, 2.0**14, 2, False, False)
+
+
+def scaling_of(scaler: Any) -> LossScaling:
+    return LossScaling(SimpleNamespace(optimizer=SimpleNamespace(loss_scaler=scaler)), "fp16")
+
+
+def test_a_resumed_loss_scale_moves_as_an_uninterrupted_one(new_scaler) -> None:
+    overflows = [True, False, True, True, *[False] * 4, True, True, *[False] * 5]
+    whole, want = new_scaler(), []
+    for overflow in overflows:
+        whole.update_scale(overflow)
+        want.append(whole.cur_scale)
+    assert len(set(want)) > 2
+    for stop in range(len(overflows)):
+        first, second = new_scaler(), new_scaler()
+        for overflow in overflows[:stop]:
+            first.update_scale(overflow)
+        scaling_of(second).set_numbers(json.loads(json.dumps(scaling_of(first).numbers())))
+        found = []
+        for overflow in overflows[stop:]:
+            second.update_scale(overflow)
+            found.append(second.cur_scale)
+        assert found == want[stop:], stop
+
+
+def test_at_the_lowest_scale_an_overflow_is_a_fault(new_scaler) -> None:
+    scaler = new_scaler()
+    searching = []
+    for _ in range(4):
+        searching.append((scaler.cur_scale, scaling_of(scaler).is_searching()))
+        scaler.update_scale(True)
+    assert searching == [(2.0**16, True), (2.0**16, True), (2.0**15, True), (2.0**14, False)]

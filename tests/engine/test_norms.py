@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from bertds.engine.bf16_wrapper import use_exact_norms
 from bertds.optim.gradient_norm import clip_gradients, global_norm
 from tests.support.toy_engine import Output, make_engine, values
 
@@ -98,3 +99,18 @@ def test_clipping_is_torchs(limit: float) -> None:
     clip_gradients(tensors, global_norm(tensors), limit)
     for parameter, tensor in zip(parameters, tensors, strict=True):
         torch.testing.assert_close(tensor, parameter.grad, rtol=1e-6, atol=0)
+
+
+def test_bf16_gradients_below_the_limit_are_not_scaled_up() -> None:
+    """The clipping that replaces DeepSpeed's: by limit / (norm + 1e-6), if that is below 1."""
+    from deepspeed.runtime import bf16_optimizer
+
+    use_exact_norms()
+    for length, factor in ((0.5, 1.0), (1.0, 1.0 / (1.0 + 1e-6)), (4.0, 1.0 / (4.0 + 1e-6))):
+        gradient = torch.tensor([0.6, 0.8]) * length
+        norm = torch.tensor(length)
+        found = bf16_optimizer.clip_tensors_by_global_norm(
+            [gradient], max_norm=1.0, global_norm=norm
+        )
+        assert float(found) == length
+        assert gradient.tolist() == pytest.approx([0.6 * length * factor, 0.8 * length * factor])

@@ -76,6 +76,23 @@ def test_units_cut_anywhere_give_each_document_once(tmp_path: Path, seed: int) -
         assert texts(path, "blank-line", size) == by_blank_line
 
 
+@pytest.mark.parametrize("blank", ["\xa0", "\u3000", " \u2003\xa0 ", "\t", "\f", "\ufeff"])
+def test_a_line_of_spaces_of_any_width_is_blank(tmp_path: Path, blank: str) -> None:
+    path = tmp_path / "t.txt"
+    documents = ["“One” text.", " Of two\nlines.", "\u3000三。", "é\n\ufefflast"]
+    path.write_text(f"\n{blank}\n".join(documents))
+    found = [document.text for document in read("text", path)]
+    assert found[:3] == ["“One” text.", "Of two\nlines.", "三。"]
+    assert len(found) == 4 and found[3].endswith("last")
+
+
+@pytest.mark.parametrize("blank", ["", "\xa0", " \t", "\f", "\u3000"])
+def test_such_a_line_also_separates_the_paragraphs_of_a_book(tmp_path: Path, blank: str) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text(f"The first\nparagraph.\n{blank}\nThe second paragraph.\n")
+    assert [d.text for d in read("books", path)] == ["The first paragraph.\nThe second paragraph."]
+
+
 def test_a_carriage_return_between_the_values_of_a_json_line_does_not_end_it(
     tmp_path: Path,
 ) -> None:
