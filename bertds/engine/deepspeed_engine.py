@@ -26,25 +26,17 @@ from bertds.config.batch_plan import BatchPlan
 from bertds.data.rng import WORD, random_u64
 from bertds.distributed.device_timer import DeviceClock
 from bertds.distributed.rank_info import RankInfo
-from bertds.engine.bf16_wrapper import work_on_all_tensors
-from bertds.engine.build_optimizer import build_optimizer
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.loss_scaling import LossScaling
-from bertds.engine.process_group import (
-    check_precision,
-    end_processes,
-    import_deepspeed,
-    start_processes,
-)
+from bertds.engine.process_group import end_processes
 from bertds.engine.state_pieces import Piece, Reader, collect_pieces, restore_pieces
 from bertds.engine.updates import Updates
 from bertds.engine.weight_average import WeightAverage
-from bertds.engine.wrapper_config import wrapper_config
-from bertds.engine.zero_layout import DeepSpeedObject, Layout, read_layout
+from bertds.engine.wrap import wrap
+from bertds.engine.zero_layout import DeepSpeedObject, Layout
 from bertds.errors import BertdsError
 from bertds.optim.lamb import ShardedLamb
-from bertds.optim.moments import count_steps, create_moments
-from bertds.optim.muon import ShardedMuon
+from bertds.optim.moments import count_steps
 from bertds.system.fault_points import passed, reached
 
 T = TypeVar("T")
@@ -116,39 +108,17 @@ class Engine:
             ConfigError: the settings do not fit the device.
             BertdsError: the processes did not meet, or an operator could not be compiled.
         """
-        deepspeed = import_deepspeed(settings.values.get("log_level"))
-        check_precision(settings.precision)
-        place, device = start_processes(settings.values.get("log_level"), timeout_seconds)
-        if place.world_size != batch_plan.world_size:
-            raise BertdsError(
-                f"the batch plan is for {batch_plan.world_size} processes, but the world size is "
-                f"{place.world_size}"
-            )
-        torch.manual_seed(seed)
-        model.to(device)
-        # Every rank starts with the weights of rank 0.
-        with torch.no_grad():
-            for parameter in model.parameters():
-                dist.broadcast(parameter.data, src=0)
-        # DeepSpeed casts the model before it copies the masters, so keep the exact weights.
-        exact = None
-        if settings.precision in ("bf16", "fp16"):
-            exact = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
-        reached("engine.wrap")
-        optimizer = build_optimizer(model, settings, device)
-        wrapped, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            config=wrapper_config(settings, batch_plan, optimizer),
+        wrapped = wrap(model, settings, batch_plan, seed, timeout_seconds)
+        engine = cls(
+            wrapped.engine,
+            wrapped.optimizer,
+            wrapped.layout,
+            settings,
+            batch_plan,
+            wrapped.place,
+            wrapped.device,
         )
-        # Moments exist before the first step, so that a checkpoint always has them.
-        layout = read_layout(wrapped, optimizer)
-        work_on_all_tensors(wrapped)
-        for partition in layout.partitions:
-            create_moments(optimizer, partition.tensor)
-        if isinstance(optimizer, ShardedLamb | ShardedMuon):
-            optimizer.bind(layout.partitions, list(layout.numels), device)
-        engine = cls(wrapped, optimizer, layout, settings, batch_plan, place, device)
+        exact = wrapped.exact
         if exact is not None:
             engine.load_pieces(
                 lambda name, kind, start, length: exact[name].view(-1)[start : start + length],

@@ -335,7 +335,7 @@ def test_fused_adam_of_the_gpu_resumes_bit_for_bit(
 ) -> None:
     from deepspeed.ops.adam import fused_adam
 
-    from bertds.engine import build_optimizer, deepspeed_engine
+    from bertds.engine import build_optimizer, wrap
 
     monkeypatch.setattr(fused_adam, "FusedAdamBuilder", _FakeFusedAdam)
     real = build_optimizer.build_optimizer
@@ -343,7 +343,7 @@ def test_fused_adam_of_the_gpu_resumes_bit_for_bit(
     def build(model: torch.nn.Module, settings: Any, device: torch.device) -> Any:
         return real(model, settings, SimpleNamespace(type="cuda"))
 
-    monkeypatch.setattr(deepspeed_engine, "build_optimizer", build)
+    monkeypatch.setattr(wrap, "build_optimizer", build)
     check_resume(values(stage), "FusedAdam", bitwise=True)
 
 

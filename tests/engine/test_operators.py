@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bertds.engine import deepspeed_engine
+from bertds.engine import deepspeed_engine, wrap
 from bertds.engine.bf16_wrapper import use_exact_norms
 from tests.support.toy_engine import make_engine, rows_of, train, values
 
@@ -55,9 +55,7 @@ def test_the_sums_are_deepspeeds_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> 
     for ours in (True, False):
         if not ours:
             # The norm stays ours: DeepSpeed's is less exact.
-            monkeypatch.setattr(
-                deepspeed_engine, "work_on_all_tensors", lambda engine: use_exact_norms()
-            )
+            monkeypatch.setattr(wrap, "work_on_all_tensors", lambda engine: use_exact_norms())
         # In bf16 DeepSpeed would round the sums of one process too, which sends nothing.
         engine = make_engine(values(1, "bf16", communication_data_type="fp32"))
         assert hasattr(engine._engine.optimizer, "update_hp_grads")  # the wrapper meant here
