@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import Any
 
 from bertds.errors import BertdsError
@@ -87,6 +88,7 @@ class Workers:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
+            _start_quiet_tracker()
             # "spawn": a fork of a process with threads (progress bar, numpy) can deadlock.
             self._pool = ProcessPoolExecutor(
                 self.count,
@@ -95,6 +97,24 @@ class Workers:
                 initargs=(os.getpid(),),
             )
         return self._pool
+
+
+def _start_quiet_tracker() -> None:
+    """Start the process that removes a pool's semaphores if this process is killed.
+
+    It would report them as leaked, for example after a second Ctrl-C. It removes them anyway, so
+    that there is nothing for the user to do. Its warnings are controlled by its environment.
+    """
+    name, quiet = "PYTHONWARNINGS", "ignore:resource_tracker:UserWarning"
+    before = os.environ.get(name)
+    os.environ[name] = f"{before},{quiet}" if before else quiet
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextlib.contextmanager
