@@ -117,9 +117,7 @@ def _attend_in_blocks(
     first_C11 = torch.arange(0, blocks * reach, reach, device=query.device)[:, None, None]
     key_C13W = first_C11 + offset_3W
     near = near_W3W & (key_C13W >= 0) & (key_C13W < length)
-    # A filler query at the end may have no neighbour: it attends to everything, because a softmax
-    # over minus infinities would be NaN. Its output is cut off.
-    near = near | (first_C11 + own_W1 >= length)
+    # Filler queries at the end, whose output is cut off, are less than a window past the last key.
     scores = (query @ key).masked_fill(~near, -torch.inf)
     weights = dropout(scores.softmax(-1), dropout_p, training=True)
     return (weights @ value).flatten(2, 3)[:, :, :length]

@@ -113,6 +113,9 @@ def test_keeping_rules(tmp_path: Path) -> None:
     assert kept == [7, 6, 4, 2]
     assert (tmp_path / "checkpoints/latest").read_text() == "step_00000007\n"
     assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
+    save_steps(make(tmp_path / "checkpoints", keep_last=1, keep_best=False), 2, 3)
+    kept = step_folders(tmp_path / "checkpoints" / "checkpoints")
+    assert [path.name for path in kept] == ["step_00000003"]
 
 
 def test_a_power_failure_never_shows_a_checkpoint_without_its_contents(

@@ -40,6 +40,14 @@ def test_a_shard_is_read_back_as_written(tmp_path):
     assert shard.token_ids.dtype == np.uint16
 
 
+def test_no_time_is_stored(tmp_path):
+    """Equal contents give equal bytes in another second, too."""
+    write(tmp_path / "shard_00000.h5")
+    with h5py.File(tmp_path / "shard_00000.h5") as file:
+        for name in file:
+            assert not file[name].id.get_create_plist().get_obj_track_times(), name
+
+
 def test_any_hdf5_reader_can_look_inside(tmp_path):
     write(tmp_path / "s.h5")
     with h5py.File(tmp_path / "s.h5") as file:

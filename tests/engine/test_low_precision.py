@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from bertds.engine.bf16_wrapper import _Accumulation
 from bertds.engine.loss_scaling import LossScaling
 from tests.support.reference_training import LAMBS, train_reference
 from tests.support.textbook_optimizers import TextbookLamb
@@ -129,6 +130,32 @@ def test_a_run_stays_within_its_rounding_of_float32(
 
 def norm(gradients: dict[str, torch.Tensor]) -> float:
     return float(torch.cat(list(gradients.values())).double().norm())
+
+
+def test_sums_of_bf16_begin_at_zero_in_each_step() -> None:
+    """Also those of a parameter that has no gradient, or one only in a later micro batch."""
+    parameters = [torch.nn.Parameter(torch.zeros(2, dtype=torch.bfloat16)) for _ in range(2)]
+    sums = [torch.full((2,), float("nan")) for _ in parameters]
+    wrapper = SimpleNamespace(
+        bf16_groups=[parameters],
+        fp32_groups_gradients=[sums],
+        fp32_groups_has_gradients=[[False, False]],
+    )
+    accumulate = _Accumulation(wrapper)
+    found = []
+    for step in ([(1, 2), (3, 4)], [(5, None), (6, None)], [(7, None), (8, 9)]):
+        for values_ in step:
+            for parameter, value in zip(parameters, values_, strict=True):
+                if value is not None:
+                    parameter.grad = torch.full((2,), value, dtype=torch.bfloat16)
+            accumulate()
+        found.append(([s.tolist() for s in sums], list(wrapper.fp32_groups_has_gradients[0])))
+        accumulate.begin_step()
+    assert found == [
+        ([[4.0, 4.0], [6.0, 6.0]], [True, True]),
+        ([[11.0, 11.0], [0.0, 0.0]], [True, False]),
+        ([[15.0, 15.0], [9.0, 9.0]], [True, True]),
+    ]
 
 
 @pytest.fixture
