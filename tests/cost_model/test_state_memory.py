@@ -116,6 +116,8 @@ def measure(values: dict[str, Any], *, average: bool) -> tuple[float, float]:
         ("bf16", 2, {}),
         ("bf16", 3, {}),
         ("fp16", 1, {}),
+        ("fp16", 2, {}),
+        ("fp16", 3, {}),
         ("bf16", 1, {"optimizer": "Lamb"}),
         ("bf16", 1, {"average": True}),
         ("bf16", 1, {"sums": 2}),
@@ -151,9 +153,10 @@ def test_the_engine_holds_what_the_model_counts(
     print(f"{precision} {stage} {more}: {backward / count:.2f} {step / count:.2f}", found)
     in_float32 = precision == "bf16" and "sums" not in more
     copy = 0.0 if stage == 0 or (in_float32 and stage < 3) else 4.0 * count
-    # The float32 copy is made in the step, when stage 1 has released the bucket. Stage 2 makes one
-    # of each micro batch's partition, too.
-    kept = found.buffers if stage >= 2 else 0.0
+    # The float32 copy is made in the step, when stages 1 and 2 have released the bucket. Stage 2
+    # also copies each micro batch's partition, in its own dtype.
+    partition = found.gradients if stage == 2 and not in_float32 else 0.0
+    kept = found.buffers if stage == 3 else 0.0
     assert max(backward, step) == pytest.approx(
-        max(states + found.buffers, states + kept + copy), rel=0.01
+        max(states + found.buffers + partition, states + kept + copy), rel=0.01
     )
