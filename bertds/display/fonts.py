@@ -60,8 +60,8 @@ class Fonts:
     def _find(self, letters: set[str]) -> None:
         """Add fonts until all letters have one, or no font is left."""
         missing = {letter for letter in letters - set(self._known) if not letter.isspace()}
-        for family in [OWN, *_installed_families()] if missing else ():
-            found = {letter for letter in missing if _has_glyph(family, letter)}
+        for family in [OWN, *installed_families()] if missing else ():
+            found = {letter for letter in missing if has_glyph(family, letter)}
             if found and family not in self.families:
                 self.families.append(family)
             missing -= found
@@ -72,7 +72,7 @@ class Fonts:
 
 
 @cache
-def _installed_families() -> tuple[str, ...]:
+def installed_families() -> tuple[str, ...]:
     """Return the names of the installed fonts, of regular weight; sans-serif ones first."""
     from matplotlib import font_manager
 
@@ -92,7 +92,8 @@ def _installed_families() -> tuple[str, ...]:
 
 
 @cache
-def _has_glyph(family: str, letter: str) -> bool:
+def has_glyph(family: str, letter: str) -> bool:
+    """Return whether an installed font has a letter."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     try:

@@ -27,8 +27,10 @@ text = st.text(
 @example("a &amp; b\nc")
 @example("a\xa0b\n\x85")
 @example("one\n\n two \n")
+@example("a\rb\r\nc\r\r\nd\n\re")
 def test_clean_paragraphs_are_the_cleaned_lines(text: str) -> None:
-    assert clean_paragraphs(text) == "\n".join(filter(None, map(clean_line, text.split("\n"))))
+    lines = re.split("\r*\n|\r", text)
+    assert clean_paragraphs(text) == "\n".join(filter(None, map(clean_line, lines)))
 
 
 def test_plain_links_show_what_the_stack_shows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,13 +34,13 @@ class Label:
 def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Fonts by name with the letters that they have, besides matplotlib's own."""
     found = {"Serif JP": "日本語", "Sans KR": "한국어"}
-    own = fonts._has_glyph
+    own = fonts.has_glyph
 
     def has(family: str, letter: str) -> bool:
         return letter in found[family] if family in found else own(family, letter)
 
-    monkeypatch.setattr(fonts, "_installed_families", lambda: tuple(found))
-    monkeypatch.setattr(fonts, "_has_glyph", has)
+    monkeypatch.setattr(fonts, "installed_families", lambda: tuple(found))
+    monkeypatch.setattr(fonts, "has_glyph", has)
     return found
 
 
@@ -87,13 +87,13 @@ def test_a_report_names_its_runs_and_says_once_what_to_install(
 
 
 def test_installed_fonts_are_found_without_those_that_draw_boxes() -> None:
-    names = fonts._installed_families()
+    names = fonts.installed_families()
     assert not any("Last Resort" in name for name in names)
     # It is matplotlib's own even where no font is installed.
-    assert fonts._has_glyph(OWN, "é") and not fonts._has_glyph(OWN, "中")
-    assert not fonts._has_glyph("No such font", "é")
+    assert fonts.has_glyph(OWN, "é") and not fonts.has_glyph(OWN, "中")
+    assert not fonts.has_glyph("No such font", "é")
     for name in names[:3]:
-        assert any(fonts._has_glyph(name, letter) for letter in "aア中한∑0")
+        assert any(fonts.has_glyph(name, letter) for letter in "aア中한∑0")
 
 
 def test_wide_letters_count_twice() -> None:
