@@ -50,11 +50,15 @@ def seen_tokens(model: ModelConfig, layer: int, length: float) -> float:
     return length
 
 
+def padded_vocabulary(vocab_size: int) -> int:
+    """Return the rows of the word table: those of the model's function, which needs torch."""
+    return -(-vocab_size // 64) * 64
+
+
 def parameter_count(model: ModelConfig, vocab_size: int) -> int:
     """Return the number of trained parameters, including the padding rows of the word table."""
     width, inner = model.hidden_size, model.intermediate_size
-    # The word table is padded to a multiple of 64 rows.
-    rows = -(-vocab_size // 64) * 64
+    rows = padded_vocabulary(vocab_size)
     if model.style == "modern":
         layer = 4 * width * width + 3 * width * inner + 2 * width
         # Word table and its LayerNorm; the first layer has one LayerNorm less; the last LayerNorm;

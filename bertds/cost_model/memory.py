@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bertds.config.recipe import ModelConfig
-from bertds.cost_model.flops import parameter_count
+from bertds.cost_model.flops import padded_vocabulary, parameter_count
 
 GPU_BASE = 1.2 * 2**30
 """CUDA context, cuBLAS and NCCL buffers of one process."""
@@ -56,10 +56,20 @@ class Shape:
     overlap: bool = False
     """overlap_comm of the JSON; at stages 1 and 2 it doubles the bucket's buffer."""
     sums: int | None = None
-    """Bytes per element in which the gradients of micro batches are summed; None = 4 (float32),
-    but 2 in fp16, as in DeepSpeed."""
+    """``sum_bytes``, if the JSON sets it; None = 4 (float32), but 2 in fp16, as in DeepSpeed."""
     average: bool = False
     """Whether a moving average of the weights is kept."""
+
+    @property
+    def sum_bytes(self) -> int:
+        """Bytes per element in which the gradients of micro batches are summed."""
+        return self.sums or (2 if self.precision == "fp16" else 4)
+
+    @property
+    def uses_bf16_wrapper(self) -> bool:
+        """Whether DeepSpeed uses ``BF16_Optimizer``, which has no buckets."""
+        half = self.precision == "bf16" and self.sum_bytes == 4
+        return half and self.stage == 1 and not self.offload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +178,7 @@ def activations(shape: Shape) -> float:
         )
         kept = layers * tokens * width * size + one + layers * RECOMPUTED[shape.on_cpu] * plain
     embeddings = tokens * width * size * (3 if model.hidden_dropout_prob > 0 else 2)
-    words = -(-shape.vocab_size // 64) * 64
+    words = padded_vocabulary(shape.vocab_size)
     head = words * width * size + masked * width * size * 5
     # A chunk of logits exists three times: as computed, in float32, and as log-softmax.
     chunk = min(masked, max(64, CHUNK_BYTES[shape.on_cpu] // (4 * words)))
@@ -177,11 +187,6 @@ def activations(shape: Shape) -> float:
     widened = 4 if model.style == "modern" else 2
     backward = tokens * (widened * model.intermediate_size + 2 * width) * size
     return kept + embeddings + head + max(logits, backward)
-
-
-def uses_bf16_wrapper(precision: str, stage: int, sums: int, *, offload: bool) -> bool:
-    """Return whether DeepSpeed uses ``BF16_Optimizer``, which has no buckets."""
-    return precision == "bf16" and stage == 1 and sums == 4 and not offload
 
 
 def estimate(shape: Shape, base: float = 0.0) -> Memory:
@@ -195,7 +200,7 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
     ranks, stage = shape.world_size, shape.stage
     low = shape.precision in ("bf16", "fp16")
     size = BYTES[shape.precision] if low else 4
-    sums = shape.sums or (2 if shape.precision == "fp16" else 4)
+    sums = shape.sum_bytes
     # Weights and gradients, as the ZeRO stage partitions them.
     weights = count * size / (ranks if stage == 3 else 1)
     if stage >= 2:
@@ -217,10 +222,10 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
     bucket = min(shape.bucket, count) if shape.on_cpu else shape.bucket
     staged = sums if stage == 1 else size
     buffers = float(bucket * staged * (2 if shape.overlap and stage < 3 else 1))
-    if stage == 0 or uses_bf16_wrapper(shape.precision, stage, sums, offload=shape.offload):
+    if stage == 0 or shape.uses_bf16_wrapper:
         buffers = 0.0  # gradients are averaged in place
     if shape.offload and stage < 3:  # a copy of the largest gradient on its way, on either side
-        words = -(-shape.vocab_size // 64) * 64
+        words = padded_vocabulary(shape.vocab_size)
         buffers += words * shape.model.hidden_size * size * (2 if shape.on_cpu else 1)
     if stage == 3 and ranks > 1:
         buffers += min(count, GATHERED) * size  # gathered weights, until they are released

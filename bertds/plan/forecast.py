@@ -9,7 +9,7 @@ from bertds.config.ramps import BatchRamp
 from bertds.config.recipe import Config
 from bertds.cost_model.flops import parameter_count
 from bertds.cost_model.hardware import Hardware
-from bertds.cost_model.memory import CPU_BASE, GPU_BASE, Memory, Shape, estimate, uses_bf16_wrapper
+from bertds.cost_model.memory import CPU_BASE, GPU_BASE, Memory, Shape, estimate
 from bertds.cost_model.step_time import StepTime, step_time
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.plan.calibration import Calibration
@@ -100,12 +100,8 @@ def overlaps(settings: DeepSpeedSettings, shape: Shape) -> bool:
     ``overlap_comm`` has no effect in DeepSpeed 0.19.8's BF16 optimizer, which is used at stage 1 in
     bf16 with float32 sums: it reduces after the last backward pass.
     """
-    values = settings.values
-    bf16_optimizer = uses_bf16_wrapper(
-        shape.precision, shape.stage, shape.sums or 4, offload=shape.offload
-    )
-    wanted = values.get("zero_optimization", {}).get("overlap_comm", False)
-    return bool(wanted) and not bf16_optimizer
+    wanted = settings.values.get("zero_optimization", {}).get("overlap_comm", False)
+    return bool(wanted) and not shape.uses_bf16_wrapper
 
 
 def forecast(

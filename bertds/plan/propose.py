@@ -163,9 +163,8 @@ def _fitting(
 
 def _recipe(name: str, hours: float) -> dict[str, Any]:
     layers, width = SIZES[name]
-    dropout = (
-        0.0 if name in ("tiny", "mini") else 0.1
-    )  # a small model on few steps does not overfit
+    # A small model does not overfit in a few steps.
+    dropout = 0.0 if name in ("tiny", "mini") else 0.1
     return {
         "run": {"dir": "run", "deepspeed_config": "./deepspeed.json"},
         "model": {

@@ -16,14 +16,13 @@ from bertds.config.ramps import BatchRamp
 from bertds.config.recipe import Config
 from bertds.cost_model.flops import masked_per_row, mean_masked_per_row, mean_tokens
 from bertds.cost_model.hardware import cpu
-from bertds.cost_model.memory import CPU_BASE, GPU_BASE, Shape, estimate
+from bertds.cost_model.memory import BYTES, CPU_BASE, GPU_BASE, Shape, estimate
 from bertds.cost_model.step_time import step_time
 from bertds.distributed.rank_info import RankInfo
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import ConfigError
 from bertds.system.memory import cpu_memory_available
 
-SUM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 MOST_CPU_DAYS = 30.0
 """A half-precision run that would take longer than this on a CPU was meant for GPUs."""
 _GO_ON = "use --set run.ignore_memory=true to train anyway"
@@ -70,7 +69,7 @@ def shape_of(
         offload=settings.offloads_optimizer,
         bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
         overlap=zero.get("overlap_comm", False),
-        sums=SUM_BYTES.get(settings.values.get("data_types", {}).get("grad_accum_dtype")),
+        sums=BYTES.get(settings.values.get("data_types", {}).get("grad_accum_dtype")),
         average=config.schedule.ema_decay > 0,
     )
 
