@@ -13,7 +13,7 @@ import yaml
 
 from bertds.config.describe import default_of, describe_type, field_docs, is_numeric
 from bertds.config.keys import all_keys, dotted
-from bertds.config.load import flatten, load_config, split_assignments, to_dict
+from bertds.config.load import flatten, load_config, split_by_file, to_dict
 from bertds.config.locate import find_deepspeed_json, find_recipe_or_json
 from bertds.config.other_names import IN_JSON, OTHER_NAMES, suggestion
 from bertds.config.ranges import range_of
@@ -86,9 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> None:
     """Print the recipe as YAML that can be used as a recipe, with the JSON's keys as comments."""
-    values = split_assignments(assignments)
-    for_json = {k.removeprefix(IN_JSON): v for k, v in values.items() if k.startswith(IN_JSON)}
-    for_recipe = {k: v for k, v in values.items() if not k.startswith(IN_JSON)}
+    for_recipe, for_json = split_by_file(assignments)
     path = find_recipe_or_json(named)
     if path.suffix == ".json":
         if for_recipe or deepspeed_json:
@@ -121,10 +119,8 @@ def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> Non
     # The optimizer's defaults are those of the variant, so they are not obvious from the JSON.
     optimizer = settings.optimizer
     for name in ("betas", "eps", "weight_decay", "bias_correction"):
-        if f"{IN_JSON}optimizer.params.{name}" not in given:
-            print(
-                f"# {IN_JSON}optimizer.params.{name}: {_plain(getattr(optimizer, name))}  (default)"
-            )
+        if (key := f"{IN_JSON}optimizer.params.{name}") not in given:
+            print(f"# {key}: {_plain(getattr(optimizer, name))}  (default)")
     if "deepspeed.gradient_clipping" not in given:
         print(f"# {IN_JSON}gradient_clipping: {settings.gradient_clipping}  (default)")
 

@@ -28,7 +28,7 @@ from bertds.config.checks import check
 from bertds.config.describe import describe_type
 from bertds.config.keys import all_keys, key_of
 from bertds.config.locate import find_recipe
-from bertds.config.other_names import suggestion
+from bertds.config.other_names import IN_JSON, suggestion
 from bertds.config.recipe import Config
 from bertds.errors import ConfigError, reason_of
 from bertds.system.json_fields import MOST
@@ -120,6 +120,13 @@ def split_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             values[key] = text
     return values
+
+
+def split_by_file(assignments: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the assignments to the recipe, and those to the DeepSpeed JSON without its prefix."""
+    values = split_assignments(assignments)
+    for_json = {k.removeprefix(IN_JSON): v for k, v in values.items() if k.startswith(IN_JSON)}
+    return {k: v for k, v in values.items() if not k.startswith(IN_JSON)}, for_json
 
 
 def load_config(

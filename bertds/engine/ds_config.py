@@ -200,12 +200,7 @@ def _check_section(values: object, table: dict[str, Any], prefix: str) -> dict[s
         full = prefix + key
         rule = table.get(key)
         if rule is None:
-            ours = OTHER_NAMES.get(key, "")
-            owner = "" if ours.startswith(IN_JSON) else ", a key of the recipe"
-            hint = nearest_or_all(key, table)
-            if ours:
-                hint = f" (did you mean {ours.removeprefix(IN_JSON)}{owner}?)"
-            raise ConfigError(f"{full} is not a DeepSpeed key{hint}")
+            raise ConfigError(f"{full} is not a DeepSpeed key{_hint(key, table)}")
         if isinstance(rule, schema.Refused):
             # A refused key is accepted with the value that switches its feature off, and left out.
             if not isinstance(value, dict | list) and value in rule.harmless:
@@ -217,6 +212,15 @@ def _check_section(values: object, table: dict[str, Any], prefix: str) -> dict[s
             else _check_value(value, rule, full)
         )
     return checked
+
+
+def _hint(key: str, table: Mapping[str, Any]) -> str:
+    """Suggest a key: the one that another project's name denotes, or the nearest."""
+    ours = OTHER_NAMES.get(key)
+    if ours is None:
+        return nearest_or_all(key, table)
+    owner = "" if ours.startswith(IN_JSON) else ", a key of the recipe"
+    return f" (did you mean {ours.removeprefix(IN_JSON)}{owner}?)"
 
 
 def _short(value: object) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from bertds.config.keys import dotted
 from bertds.config.load import REMOVED_KEYS, flatten, read_yaml, to_dict
+from bertds.config.other_names import IN_JSON
 from bertds.config.recipe import Config
 from bertds.data.model_names import ALIASES, MODELS
 from bertds.errors import ConfigError, DataError
@@ -147,8 +148,8 @@ def _compare(
     _refuse_removed(where, place_key, before)
     now = flatten(to_dict(config))
     if json_before is not None:
-        before |= dotted(json_before, "deepspeed.")
-        now |= dotted(deepspeed, "deepspeed.")
+        before |= dotted(json_before, IN_JSON)
+        now |= dotted(deepspeed, IN_JSON)
     for key, value in now.items():
         # The previous start used the default of a key that did not exist then.
         if rule_of(key) == "fixed" and key in before and before[key] != value:
@@ -157,8 +158,8 @@ def _compare(
                 f"restore the value, or choose another {place_key}"
             )
     # A JSON key that appears or disappears has changed too: DeepSpeed's default was used before.
-    known = [key for key in now if key in before or key.startswith("deepspeed.")]
-    gone = [key for key in before if key.startswith("deepspeed.") and key not in now]
+    known = [key for key in now if key in before or key.startswith(IN_JSON)]
+    gone = [key for key in before if key.startswith(IN_JSON) and key not in now]
     return [
         Change(key, before.get(key), now.get(key))
         for key in (*known, *gone)
