@@ -94,34 +94,6 @@ def _glue(
     )
 
 
-_COLA = _glue(
-    "cola",
-    "CoLA",
-    "test Matthews 52.1 / 60.5",
-    text="sentence",
-    metrics=("matthews", "accuracy"),
-)
-_STSB = _glue(
-    "stsb",
-    "STS-B",
-    "test Spearman 85.8 / 86.5",
-    text="sentence1",
-    pair="sentence2",
-    label="score",
-    labels=(),
-    metrics=("pearson", "spearman"),
-    hub_columns={"score": "label"},
-)
-_MNLI = _glue(
-    "mnli",
-    "MNLI",
-    "test accuracy m/mm 84.6/83.4 / 86.7/85.9",
-    text="sentence1",
-    pair="sentence2",
-    label="gold_label",
-    labels=NLI,
-    hub_columns={"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"},
-)
 _MNLI_DEV = (
     Files(names=("dev_matched.tsv",), hub_split="validation_matched"),
     Files(names=("dev_mismatched.tsv",), hub_split="validation_mismatched"),
@@ -133,7 +105,16 @@ _MNLI_TEST = (
 )
 
 _GLUE = [
-    replace(_COLA, columns=("source", "label", "mark", "sentence")),
+    replace(
+        _glue(
+            "cola",
+            "CoLA",
+            "test Matthews 52.1 / 60.5",
+            text="sentence",
+            metrics=("matthews", "accuracy"),
+        ),
+        columns=("source", "label", "mark", "sentence"),
+    ),
     _glue("sst2", "SST-2", "test accuracy 93.5 / 94.9", text="sentence"),
     _glue(
         "mrpc",
@@ -145,7 +126,21 @@ _GLUE = [
         metrics=("f1", "accuracy"),
         hub_columns={"#1 String": "sentence1", "#2 String": "sentence2", "Quality": "label"},
     ),
-    replace(_STSB, kind="regression", main_metric="spearman"),
+    replace(
+        _glue(
+            "stsb",
+            "STS-B",
+            "test Spearman 85.8 / 86.5",
+            text="sentence1",
+            pair="sentence2",
+            label="score",
+            labels=(),
+            metrics=("pearson", "spearman"),
+            hub_columns={"score": "label"},
+        ),
+        kind="regression",
+        main_metric="spearman",
+    ),
     _glue(
         "qqp",
         "QQP",
@@ -156,7 +151,20 @@ _GLUE = [
         metrics=("f1", "accuracy"),
         hub_columns={"is_duplicate": "label"},
     ),
-    replace(_MNLI, dev=_MNLI_DEV, test=_MNLI_TEST),
+    replace(
+        _glue(
+            "mnli",
+            "MNLI",
+            "test accuracy m/mm 84.6/83.4 / 86.7/85.9",
+            text="sentence1",
+            pair="sentence2",
+            label="gold_label",
+            labels=NLI,
+            hub_columns={"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"},
+        ),
+        dev=_MNLI_DEV,
+        test=_MNLI_TEST,
+    ),
     _glue(
         "qnli",
         "QNLI",
