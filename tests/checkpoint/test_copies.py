@@ -135,7 +135,7 @@ def test_a_copy_that_replaces_another_runs_is_incomplete_until_it_is_whole(
     copies.wait(30)
     there: list[list[int]] = []
 
-    def upload(path: Path, target: str, **more: Any) -> None:
+    def upload(path: Path, target: str, **more: object) -> None:
         there.append(steps(url))
         real(path, target, **more)
 

@@ -107,7 +107,7 @@ def test_bytes_per_parameter_are_those_of_the_zero_paper(
     """arXiv:1910.02054, section 3 and figure 1, on 8 processes; sums of bf16 are in float32."""
     count = parameter_count(LARGE, 1024)
 
-    def plan(**changes: Any) -> Memory:
+    def plan(**changes: object) -> Memory:
         changes = {"precision": precision, "stage": stage, "world_size": 8, **changes}
         return estimate(shape_of(LARGE, 8, **{"on_cpu": False, **changes}))
 

@@ -12,11 +12,11 @@ import torch
 from bertds.config.recipe import ModelConfig
 from bertds.cost_model.flops import parameter_count
 from bertds.cost_model.memory import estimate
-from bertds.data.batches import MicroBatch
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import check_deepspeed_values
 from bertds.engine.process_group import import_deepspeed
 from bertds.model.build import build_model
+from tests.gpu.small_bert import make_rows
 from tests.support.plan_settings import shape_of
 
 MODEL = ModelConfig(
@@ -57,23 +57,6 @@ def tensor_bytes() -> int:
     return sum(storages.values())
 
 
-def micro_batch() -> MicroBatch:
-    """Return two rows of 16 tokens."""
-    return MicroBatch(
-        torch.arange(32) % 5,
-        torch.zeros(32, dtype=torch.long),
-        torch.arange(32) % 16,
-        torch.tensor([0, 16, 32], dtype=torch.int32),
-        16,
-        torch.tensor([1, 2, 17]),
-        torch.tensor([1, 2, 3]),
-        torch.zeros(2, dtype=torch.long),
-        2,
-        16,
-        3,
-    )
-
-
 def measure(values: dict[str, Any], *, average: bool) -> tuple[float, float]:
     """Return the most bytes that are held in backward passes, and in the optimizer."""
     settings = check_deepspeed_values(values)
@@ -85,8 +68,8 @@ def measure(values: dict[str, Any], *, average: bool) -> tuple[float, float]:
         engine.keep_average()
     seen = {"backward": 0, "step": 0}
 
-    def noted(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def noting(*arguments: Any, **options: Any) -> Any:
+    def noted(kind: str, call: Callable[..., object]) -> Callable[..., object]:
+        def noting(*arguments: object, **options: object) -> object:
             seen[kind] = max(seen[kind], tensor_bytes() - begin)
             return call(*arguments, **options)
 
@@ -98,7 +81,7 @@ def measure(values: dict[str, Any], *, average: bool) -> tuple[float, float]:
             setattr(wrapper, hook, noted("backward", getattr(wrapper, hook)))
     engine._updates._update = noted("step", engine._updates._update)
     for _ in range(2):
-        engine.forward_backward(micro_batch(), mlm_scale=1.0, nsp_scale=1.0)
+        engine.forward_backward(make_rows(0, [16, 16]), mlm_scale=1.0, nsp_scale=1.0)
         seen["backward"] = max(seen["backward"], tensor_bytes() - begin)
     assert engine.step()
     del others

@@ -123,7 +123,7 @@ def test_evaluation_uses_the_modules(monkeypatch) -> None:
 
 
 def test_weights_that_change_or_move_are_followed() -> None:
-    """Separate weights are copied anew in each pass; a joined view belongs to one place."""
+    """Separate weights are copied in every pass; a joined view refers to fixed memory."""
     model, layer = layer_of()
     fuse_layers(model)
     hidden, own = torch.randn(TOKENS, 64), layer.attention.self
