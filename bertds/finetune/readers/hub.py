@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertds.display.words import count
-from bertds.errors import DataError
+from bertds.errors import DataError, short_reason
 from bertds.finetune.readers.conll import iob2, label_list
 from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, parse_label
 from bertds.finetune.records import Question, Sentence, TextRow
@@ -71,9 +71,9 @@ def _load(task: Task, name: str) -> Mapping[str, Any]:
     try:
         return datasets.load_dataset(repository, configuration or None)
     except Exception as error:  # whatever a missing network makes the library raise
-        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"--data {name}: neither a folder nor a dataset that can be loaded ({reason})"
+            f"--data {name}: neither a folder nor a dataset that can be loaded "
+            f"({short_reason(error)})"
         ) from None
 
 
