@@ -119,12 +119,15 @@ def _texts(
         if label is not None and (label == -1 or role == "test"):
             label = None
         elif label is not None and task.kind == "classification":
-            # The labels of the files and of the Hub have the same order (GLUE: names or 0/1).
-            text = label_names[int(label)] if label_names and not task.labels else str(label)
             if label_names and task.labels:
+                # The labels of the files and of the Hub have the same order (GLUE: names or 0/1).
                 label = int(label)
             else:
-                label = _checked(text, task, data, where, number)
+                text = label_names[int(label)] if label_names else str(label)
+                try:
+                    label = parse_label(text, task.kind, data.labels)
+                except ValueError as error:
+                    raise DataError(f"{where}, row {number}: {error}") from None
         elif label is not None:
             label = float(label)
         pair = record[names["pair"]] if names["pair"] else None
@@ -132,14 +135,6 @@ def _texts(
             TextRow(str(record.get("idx", number)), record[names["text"]], pair, label, number)
         )
     return rows
-
-
-def _checked(text: str, task: Task, data: TaskData, where: str, number: int) -> int | float:
-    shown = Task(name=task.name, kind=task.kind, labels=data.labels)
-    try:
-        return parse_label(text, shown)
-    except ValueError as error:
-        raise DataError(f"{where}, row {number}: {error}") from None
 
 
 def _sentences(
