@@ -32,9 +32,9 @@ class _Loss(NamedTuple):
 
 
 class _Batch(dict):
-    """The model's arguments, in the form that the engine unpacks."""
+    """The model's arguments, as the micro batch that the engine expects."""
 
-    def _asdict(self) -> dict[str, torch.Tensor]:
+    def model_inputs(self) -> dict[str, torch.Tensor]:
         return self
 
 
