@@ -16,6 +16,7 @@ import torch
 
 from bertds.engine.bf16_wrapper import _Accumulation
 from bertds.engine.loss_scaling import LossScaling
+from tests.gpu.small_bert import fp16_allowed
 from tests.support.reference_training import LAMBS, train_reference
 from tests.support.textbook_optimizers import TextbookLamb
 from tests.support.toy_engine import (
@@ -29,16 +30,6 @@ from tests.support.toy_engine import (
 )
 
 STEPS = 8
-
-
-@pytest.fixture
-def halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    from deepspeed.accelerator import get_accelerator
-
-    accelerator = get_accelerator()
-    monkeypatch.setattr(accelerator, "is_fp16_supported", lambda: True)
-    dtypes = [torch.float32, torch.float16, torch.bfloat16]
-    monkeypatch.setattr(accelerator, "supported_dtypes", lambda: dtypes)
 
 
 def record_gradients(engine: Any) -> list[dict[str, torch.Tensor]]:
@@ -63,9 +54,8 @@ def record_gradients(engine: Any) -> list[dict[str, torch.Tensor]]:
 @pytest.mark.parametrize(
     ("stage", "precision"), [(1, "fp16"), (2, "fp16"), (3, "fp16"), (1, "bf16"), (3, "bf16")]
 )
-def test_the_masters_move_as_the_textbook_says(
-    stage: int, precision: str, variant: str, halves: None
-) -> None:
+@fp16_allowed()
+def test_the_masters_move_as_the_textbook_says(stage: int, precision: str, variant: str) -> None:
     json_values = values(stage, precision, "Lamb", params={"variant": variant})
     json_values["train_micro_batch_size_per_gpu"] = 24
     if precision == "fp16":
@@ -111,8 +101,9 @@ def test_the_masters_move_as_the_textbook_says(
 
 @pytest.mark.parametrize(("precision", "rounding"), [("fp16", 1e-3), ("bf16", 8e-3)])
 @pytest.mark.parametrize("stage", [1, 2, 3])
+@fp16_allowed()
 def test_a_run_stays_within_its_rounding_of_float32(
-    stage: int, precision: str, rounding: float, halves: None
+    stage: int, precision: str, rounding: float
 ) -> None:
     json_values = values(stage, precision, "Lamb")
     json_values["train_micro_batch_size_per_gpu"] = 24
