@@ -199,6 +199,7 @@ class Engine:
             )
         reached("engine.step")
         applied = self._updates.make(norm_limit)
+        self._scaling.adjust()
         reached("engine.stepped")
         return applied
 
@@ -314,7 +315,7 @@ class Engine:
         return self._scaling.current()
 
     def searching_loss_scale(self) -> bool:
-        """Return whether a skipped step may be an fp16 overflow that a lower scale avoids."""
+        """Return whether a lower loss scale may avoid the last step's overflow (fp16 only)."""
         return self._scaling.is_searching()
 
     def describe(self) -> str:
