@@ -16,6 +16,7 @@ from bertds.errors import EXIT_OK, ConfigError
 from bertds.pipeline.new_project import (
     FILES,
     Corpus,
+    check_new,
     expectations,
     fetch_demo,
     guess_kind,
@@ -74,11 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     """Ask the questions, and write the files."""
     args = parse_args(argv)
     folder = Path(args.dir)
-    for name in FILES:  # before any question
-        if (folder / name).exists():
-            raise ConfigError(
-                f"{folder / name}: already exists; choose another folder, or remove the file"
-            )
+    check_new(folder)  # before any question
     ask = _Questions(quiet=args.yes)
     # The size of the corpus is measured, since the proposal depends on it.
     corpus = _corpus(args, ask, folder)

@@ -8,6 +8,7 @@ the optimizer step (all gradients and its temporaries).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 
 from bertds.config.recipe import ModelConfig
 from bertds.cost_model.flops import padded_vocabulary, parameter_count
@@ -59,6 +60,14 @@ class Shape:
     """``sum_bytes``, if the JSON sets it; None = 4 (float32), but 2 in fp16, as in DeepSpeed."""
     average: bool = False
     """Whether a moving average of the weights is kept."""
+    packed: int = 0
+    """``data.pack_tokens``: micro batches are padded to a multiple of this number of tokens."""
+
+    @property
+    def micro_batch_tokens(self) -> float:
+        """Tokens of a micro batch, fillers included."""
+        real = self.micro_batch * self.tokens_per_row
+        return ceil(real / self.packed) * self.packed if self.packed else real
 
     @property
     def sum_bytes(self) -> int:
@@ -107,7 +116,7 @@ def layer_bytes(shape: Shape) -> float:
     model = shape.model
     width, inner = model.hidden_size, model.intermediate_size
     size = BYTES[shape.precision]
-    tokens = shape.micro_batch * shape.tokens_per_row
+    tokens = shape.micro_batch_tokens
     hidden, attention = model.hidden_dropout_prob > 0, model.attention_probs_dropout_prob > 0
     if model.style == "modern":
         return _modern_layer_bytes(shape)
@@ -133,7 +142,7 @@ def _modern_layer_bytes(shape: Shape) -> float:
     model = shape.model
     width, inner = model.hidden_size, model.intermediate_size
     size = 4 if shape.on_cpu else BYTES[shape.precision]
-    tokens = shape.micro_batch * shape.tokens_per_row
+    tokens = shape.micro_batch_tokens
     # two residual sums, two normalized inputs, q k v, context
     numbers: float = 8 * width + 4 * inner
     numbers += inner if model.hidden_dropout_prob > 0 else 0
@@ -163,7 +172,7 @@ def activations(shape: Shape) -> float:
     model = shape.model
     width = model.hidden_size
     size = 4 if shape.on_cpu else BYTES[shape.precision]
-    tokens = shape.micro_batch * shape.tokens_per_row
+    tokens = shape.micro_batch_tokens
     masked = shape.micro_batch * shape.masked_per_row
     layers = model.num_hidden_layers
     one = layer_bytes(shape)

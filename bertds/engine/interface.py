@@ -92,7 +92,7 @@ class TrainingEngine(SavableEngine, Protocol):
         """Return the current loss scale; None without fp16."""
 
     def searching_loss_scale(self) -> bool:
-        """Return whether a skipped step may be an overflow that a lower scale avoids."""
+        """Return whether a lower loss scale may avoid the last step's overflow (fp16 only)."""
 
     def trust_ratios(self) -> dict[str, tuple[float, float, float]]:
         """Return LAMB's (lowest, median, highest) trust ratio per group; empty without LAMB."""

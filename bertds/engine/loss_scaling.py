@@ -10,7 +10,11 @@ _NUMBERS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 class LossScaling:
-    """Reads and sets the loss scaler. Without fp16 there is none.
+    """Reads and sets the loss scaler, and adjusts it after each step. Without fp16 there is none.
+
+    DeepSpeed adjusts the scale inside its step, before it divides the gradients by it. In a step
+    that doubles the scale the optimizer would then get half the gradient, and stage 3 would report
+    half the norm. Here the wrapper only notes whether the step overflowed.
 
     Args:
         engine: the DeepSpeed engine.
@@ -19,8 +23,25 @@ class LossScaling:
 
     def __init__(self, engine: DeepSpeedObject, precision: str) -> None:
         self._scaler = None
+        self._overflows: list[bool] = []
+        self._tried = 0.0
         if precision == "fp16":
-            self._scaler = getattr(engine.optimizer, "loss_scaler", None)
+            self._scaler = engine.optimizer.loss_scaler
+            self._tried = self._scaler.cur_scale
+            engine.optimizer._update_scale = self._overflows.append
+            # At the lowest scale DeepSpeed would raise an exception; the guard counts such steps.
+            self._scaler.raise_error_at_min_scale = False
+
+    def adjust(self) -> None:
+        """Adjust the scale to the step just made: an overflow lowers it, a good step may raise it.
+
+        With ``fp16.hysteresis`` some overflows are tolerated first.
+        """
+        if self._scaler is not None:
+            self._tried = self._scaler.cur_scale
+            for overflow in self._overflows:
+                self._scaler.update_scale(overflow)
+            self._overflows.clear()
 
     def numbers(self) -> dict[str, float]:
         """Return the scaler's numbers, for a checkpoint; {} without fp16."""
@@ -40,6 +61,6 @@ class LossScaling:
         return None if self._scaler is None else float(self._scaler.cur_scale)
 
     def is_searching(self) -> bool:
-        """Return whether a skipped step may be an overflow that a lower scale avoids."""
+        """Return whether a lower scale may avoid the overflow of the last step."""
         scaler = self._scaler
-        return bool(scaler is not None and scaler.dynamic and scaler.cur_scale > scaler.min_scale)
+        return bool(scaler is not None and scaler.dynamic and self._tried > scaler.min_scale)

@@ -85,7 +85,8 @@ class Guard:
         spike = norm is not None and math.isfinite(norm)
         if not spike and self.engine.searching_loss_scale():
             # Overflows are part of the search for a loss scale. A fault in the data comes again.
-            log.info("step %d: loss scale lowered to %g", state.step, self.engine.loss_scale())
+            scale = self.engine.loss_scale()
+            log.info("step %d made no update: overflow; the loss scale is %g", state.step, scale)
             return
         state.skipped_in_a_row += 1
         what = (

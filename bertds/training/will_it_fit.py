@@ -53,13 +53,15 @@ def shape_of(
     tokens = min(float(length), tokens_per_row or mean_tokens(length))
     # A masking rate may change during the run: its highest value decides the peak of the memory.
     rate = max(config.data.masked_lm_prob, config.data.masked_lm_prob_end or 0.0)
+    most = config.data.max_predictions_per_sequence
+    packed = config.data.pack_tokens  # then the masked positions are padded too
     zero = settings.values.get("zero_optimization", {})
     return Shape(
         model=config.model,
         vocab_size=vocab_size,
         sequence_length=length,
         tokens_per_row=tokens,
-        masked_per_row=masked_per_row(tokens, rate, config.data.max_predictions_per_sequence),
+        masked_per_row=most if packed else masked_per_row(tokens, rate, most),
         micro_batch=batch.micro_batch_size,
         precision=settings.precision,
         stage=settings.stage if stage is None else stage,
@@ -71,6 +73,7 @@ def shape_of(
         overlap=zero.get("overlap_comm", False),
         sums=BYTES.get(settings.values.get("data_types", {}).get("grad_accum_dtype")),
         average=config.schedule.ema_decay > 0,
+        packed=packed,
     )
 
 

@@ -16,7 +16,7 @@ from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import check_deepspeed_values
 from bertds.engine.process_group import import_deepspeed
 from bertds.model.build import build_model
-from tests.gpu.small_bert import make_rows
+from tests.gpu.small_bert import fp16_allowed, make_rows
 from tests.support.plan_settings import shape_of
 
 MODEL = ModelConfig(
@@ -108,6 +108,7 @@ def measure(values: dict[str, Any], *, average: bool) -> tuple[float, float]:
     ],
     ids=lambda value: "".join(map(str, value)) if isinstance(value, dict) else str(value),
 )
+@fp16_allowed()
 def test_the_engine_holds_what_the_model_counts(
     precision: str, stage: int, more: dict[str, Any]
 ) -> None:

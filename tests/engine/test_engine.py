@@ -13,6 +13,7 @@ import torch
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import check_deepspeed_values
 from bertds.errors import BertdsError, ConfigError
+from tests.gpu.small_bert import fp16_allowed
 from tests.support.reference_training import train_reference
 from tests.support.toy_engine import (
     ROWS,
@@ -231,16 +232,9 @@ def test_fp16_is_refused_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_fp16_overflow_is_skipped_and_the_scale_is_state(
-    stage: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@fp16_allowed()
+def test_fp16_overflow_is_skipped_and_the_scale_is_state(stage: int) -> None:
     """On a CPU only because the test says that it can: the loss scaler is the same."""
-    from deepspeed.accelerator import get_accelerator
-
-    accelerator = get_accelerator()
-    monkeypatch.setattr(accelerator, "is_fp16_supported", lambda: True)
-    dtypes = [torch.float32, torch.float16, torch.bfloat16]
-    monkeypatch.setattr(accelerator, "supported_dtypes", lambda: dtypes)
     json_values = values(stage, optimizer="Lamb")
     json_values["fp16"] = {"enabled": True, "initial_scale_power": 40, "hysteresis": 1}
     json_values["train_micro_batch_size_per_gpu"] = 24

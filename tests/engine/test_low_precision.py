@@ -16,6 +16,7 @@ import torch
 
 from bertds.engine.bf16_wrapper import _Accumulation
 from bertds.engine.loss_scaling import LossScaling
+from tests.gpu.small_bert import fp16_allowed
 from tests.support.reference_training import LAMBS, train_reference
 from tests.support.textbook_optimizers import TextbookLamb
 from tests.support.toy_engine import (
@@ -29,16 +30,6 @@ from tests.support.toy_engine import (
 )
 
 STEPS = 8
-
-
-@pytest.fixture
-def halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    from deepspeed.accelerator import get_accelerator
-
-    accelerator = get_accelerator()
-    monkeypatch.setattr(accelerator, "is_fp16_supported", lambda: True)
-    dtypes = [torch.float32, torch.float16, torch.bfloat16]
-    monkeypatch.setattr(accelerator, "supported_dtypes", lambda: dtypes)
 
 
 def record_gradients(engine: Any) -> list[dict[str, torch.Tensor]]:
@@ -63,9 +54,8 @@ def record_gradients(engine: Any) -> list[dict[str, torch.Tensor]]:
 @pytest.mark.parametrize(
     ("stage", "precision"), [(1, "fp16"), (2, "fp16"), (3, "fp16"), (1, "bf16"), (3, "bf16")]
 )
-def test_the_masters_move_as_the_textbook_says(
-    stage: int, precision: str, variant: str, halves: None
-) -> None:
+@fp16_allowed()
+def test_the_masters_move_as_the_textbook_says(stage: int, precision: str, variant: str) -> None:
     json_values = values(stage, precision, "Lamb", params={"variant": variant})
     json_values["train_micro_batch_size_per_gpu"] = 24
     if precision == "fp16":
@@ -111,8 +101,9 @@ def test_the_masters_move_as_the_textbook_says(
 
 @pytest.mark.parametrize(("precision", "rounding"), [("fp16", 1e-3), ("bf16", 8e-3)])
 @pytest.mark.parametrize("stage", [1, 2, 3])
+@fp16_allowed()
 def test_a_run_stays_within_its_rounding_of_float32(
-    stage: int, precision: str, rounding: float, halves: None
+    stage: int, precision: str, rounding: float
 ) -> None:
     json_values = values(stage, precision, "Lamb")
     json_values["train_micro_batch_size_per_gpu"] = 24
@@ -158,6 +149,52 @@ def test_sums_of_bf16_begin_at_zero_in_each_step() -> None:
     ]
 
 
+@pytest.mark.parametrize("clipping", [0.0, 0.5])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_step_that_doubles_the_loss_scale_uses_the_whole_gradient(
+    stage: int, clipping: float, halves: None
+) -> None:
+    """DeepSpeed divides by the new scale, and the optimizer gets half the gradient."""
+    found = []
+    for window in (2, 1000):
+        json_values = values(stage, "fp16", "Lamb", gradient_clipping=clipping)
+        json_values["train_micro_batch_size_per_gpu"] = 24
+        json_values["fp16"].update(initial_scale_power=8, loss_scale_window=window)
+        engine = make_engine(json_values)
+        gradients, norms = record_gradients(engine), []
+        for step in range(3):
+            train(engine, step, step + 1)
+            norms.append(engine.gradient_norm())
+        found.append((gradients[-1], norms))
+        assert engine.loss_scale() == (2.0**9 if window == 2 else 2.0**8)
+        engine.close()
+    (grown, norms), (constant, other_norms) = found
+    assert all(torch.equal(grown[name], constant[name]) for name in constant)
+    assert norms == other_norms
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_overflow_at_the_lowest_scale_is_a_fault_and_no_exception(
+    stage: int, halves: None
+) -> None:
+    json_values = values(stage, "fp16")
+    json_values["train_micro_batch_size_per_gpu"] = 12
+    json_values["fp16"].update(initial_scale_power=9, min_loss_scale=2**8)
+    engine = make_engine(json_values)
+    found = []
+    for step in range(5):  # DeepSpeed tolerates the first overflow
+        bad = train(engine, step, step + 1, poison=lambda step, micro, rank: micro == 0)[1]
+        found.append((bad, engine.loss_scale(), engine.searching_loss_scale()))
+    good = train(engine, 5, 6)[1]
+    engine.close()
+    assert found == [
+        ([False], 2.0**9, True),
+        ([False], 2.0**8, True),  # it overflowed at 2 ** 9: the lowest scale is yet to be tried
+        *[([False], 2.0**8, False)] * 3,
+    ]
+    assert good == [True]
+
+
 @pytest.fixture
 def new_scaler(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     """DeepSpeed's dynamic loss scaler: it tolerates one overflow, and grows after 3 good steps."""
@@ -188,12 +225,3 @@ def test_a_resumed_loss_scale_moves_as_an_uninterrupted_one(new_scaler) -> None:
             second.update_scale(overflow)
             found.append(second.cur_scale)
         assert found == want[stop:], stop
-
-
-def test_at_the_lowest_scale_an_overflow_is_a_fault(new_scaler) -> None:
-    scaler = new_scaler()
-    searching = []
-    for _ in range(4):
-        searching.append((scaler.cur_scale, scaling_of(scaler).is_searching()))
-        scaler.update_scale(True)
-    assert searching == [(2.0**16, True), (2.0**16, True), (2.0**15, True), (2.0**14, False)]

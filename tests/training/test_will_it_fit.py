@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 
 from bertds.config.load import load_config
 from bertds.config.recipe import Config
+from bertds.cost_model.memory import estimate
+from bertds.data.batches import pad_to_budget
 from bertds.distributed.rank_info import RankInfo
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.errors import ConfigError
 from bertds.train import entry
-from bertds.training.will_it_fit import check_fits, processes_here
+from bertds.training.will_it_fit import check_fits, processes_here, shape_of
+from tests.gpu.small_bert import make_rows
 
 GIB = 2**30
 ALONE = RankInfo(0, 0, 1)
@@ -131,3 +135,21 @@ def test_train_refuses_before_anything_is_built(
 )
 def test_processes_of_this_machine(values: dict[str, str], world_size: int, expected: int) -> None:
     assert processes_here(world_size, values) == expected
+
+
+def test_fillers_of_packed_micro_batches_are_counted(repository: Path) -> None:
+    rows = make_rows(0, [16, 16])
+    config = recipe(
+        **{
+            "data.pack_tokens": 20,
+            "data.sequence_length": 16,
+            "data.max_predictions_per_sequence": 4,
+        }
+    )
+    filled = pad_to_budget(rows, 20, 4)
+    json = settings(repository, "lamb_phase1_h100", train_micro_batch_size_per_gpu=2)
+    shape = shape_of(config, json, json.batch_plan(1), 30522, on_cpu=False, tokens_per_row=16.0)
+    assert shape.micro_batch_tokens == filled.input_ids.numel() == 40
+    assert 2 * shape.masked_per_row == filled.masked_lm_ids.numel() == 8
+    twenty = replace(shape, tokens_per_row=20.0, packed=0)  # rows of 20 real tokens
+    assert estimate(shape).activations == estimate(twenty).activations
