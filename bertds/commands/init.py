@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bertds.cost_model.hardware import find, kind_of
+from bertds.display.words import shell_word
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.pipeline.new_project import (
     FILES,
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     for line in expectations(proposal, corpus):
         print(line)
     print("wrote " + ", ".join(map(str, files)))
-    print(f"next: cd {folder}, then the five commands of README.md:\n")
+    print(f"next: cd {shell_word(folder)}, then the five commands of README.md:\n")
     # The commands are printed as they are in README.md, so that the two cannot differ.
     readme = (folder / "README.md").read_text(encoding="utf-8")
     print(readme.split("```bash\n")[1].split("```")[0], end="")
