@@ -31,6 +31,10 @@ class PaddedBatch(NamedTuple):
         """Copy to a device."""
         return PaddedBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
+    def model_inputs(self) -> dict[str, Tensor]:
+        """Return the arguments of the model's ``forward``, by name."""
+        return self._asdict()
+
 
 def pad_batch(batch: MicroBatch) -> PaddedBatch:
     """Return the same rows with padding; outside of what is timed."""

@@ -15,6 +15,7 @@ EXIT_BAD_INPUT = 2
 EXIT_RUN_AGAIN = 75
 EXIT_INTERRUPTED = 130
 
+_LONGEST_REASON = 300
 # Controls, Unicode's own line breaks, and the surrogates that represent bytes that are not UTF-8.
 _NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -34,6 +35,11 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "not UTF-8 text"
     return " ".join(str(error).split())
+
+
+def short_reason(error: BaseException) -> str:
+    """Return the beginning of a library's error in one line; the error's type if it has no text."""
+    return " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
 
 
 class BertdsError(Exception):

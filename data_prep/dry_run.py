@@ -272,8 +272,8 @@ def tell(
     processes = words.count(workers, "worker")
     split = f"{tasks} tasks of {processes}" if tasks > 1 else processes
     rows["time"] = (
-        f"about {progress.in_time(seconds)} with {split}, {progress.in_time(found.seconds)} with "
-        "1 process"
+        f"about {words.in_words(max(1.0, seconds))} with {split}, "
+        f"{words.in_words(max(1.0, found.seconds))} with 1 process"
     )
     progress.say(f"estimate from a sample (nothing was written to {out}):")
     progress.summary(rows)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from bertds.display.words import in_words
 from bertds.errors import one_line
 from bertds.system.secrets import masked
 
@@ -80,7 +81,7 @@ class Progress:
         seconds = time.monotonic() - self._begin
         if not 0 < self.done < self.total:
             return ""
-        return f", {in_time(seconds * (self.total - self.done) / self.done)} left"
+        return f", {in_words(seconds * (self.total - self.done) / self.done)} left"
 
     def _rate(self) -> str:
         seconds = max(time.monotonic() - self._begin, 1e-3)
@@ -89,13 +90,6 @@ class Progress:
                 f"{self.done / seconds / 1e6:.1f} MB/s, {self.documents / seconds:,.0f} documents/s"
             )
         return f"{self.done:,}/{self.total:,} {self.unit}"
-
-
-def in_time(seconds: float) -> str:
-    """Return a duration as ``12 s``, ``4 min`` or ``2.5 h``."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def say(text: str) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from bertds.cost_model.hardware import find, kind_of
+from bertds.display.words import shell_word
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.pipeline.new_project import (
     FILES,
     Corpus,
+    check_new,
     expectations,
     fetch_demo,
     guess_kind,
@@ -73,11 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     """Ask the questions, and write the files."""
     args = parse_args(argv)
     folder = Path(args.dir)
-    for name in FILES:  # before any question
-        if (folder / name).exists():
-            raise ConfigError(
-                f"{folder / name}: already exists; choose another folder, or remove the file"
-            )
+    check_new(folder)  # before any question
     ask = _Questions(quiet=args.yes)
     # The size of the corpus is measured, since the proposal depends on it.
     corpus = _corpus(args, ask, folder)
@@ -117,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     for line in expectations(proposal, corpus):
         print(line)
     print("wrote " + ", ".join(map(str, files)))
-    print(f"next: cd {folder}, then the five commands of README.md:\n")
+    print(f"next: cd {shell_word(folder)}, then the five commands of README.md:\n")
     # The commands are printed as they are in README.md, so that the two cannot differ.
     readme = (folder / "README.md").read_text(encoding="utf-8")
     print(readme.split("```bash\n")[1].split("```")[0], end="")

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from bertds.config.load import load_config
 from bertds.config.locate import find_deepspeed_json, find_recipe
+from bertds.display.words import shell_word
 from bertds.errors import EXIT_OK, ConfigError
+from bertds.system.atomic_files import explain_os_error, write_text
 from bertds.system.shipped_files import PACKAGE
 
 
@@ -47,9 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         for file in (recipe, json):
             print(f"# {file}\n{file.read_text(encoding='utf-8')}", end="")
     else:
-        for file in copy_recipe(recipe, json, Path(args.to)):
+        copies = copy_recipe(recipe, json, Path(args.to))
+        for file in copies:
             print(f"wrote {file}")
-        print(f"train with: bertds train --config {Path(args.to) / recipe.name}")
+        print(f"train with: bertds train --config {shell_word(copies[0])}")
     return EXIT_OK
 
 
@@ -79,8 +82,8 @@ def copy_recipe(recipe: Path, json: Path, folder: Path) -> list[Path]:
         folder: the target folder; it is made if it is missing.
 
     Raises:
-        ConfigError: a file of that name already exists (nothing was written), or the folder cannot
-            be written.
+        ConfigError: a file of that name already exists (nothing was written).
+        BertdsError: the disk is full or the folder cannot be written (neither file is left).
     """
     targets = [folder / recipe.name, folder / json.name]
     for target in targets:
@@ -103,8 +106,13 @@ def copy_recipe(recipe: Path, json: Path, folder: Path) -> list[Path]:
         text = f"run:\n  deepspeed_config: ./{json.name}\n{text}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        targets[0].write_text(text, encoding="utf-8")
-        targets[1].write_bytes(json.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from error
+        raise explain_os_error(error, folder) from error
+    contents = (text, json.read_text(encoding="utf-8"))
+    for target, content in zip(targets, contents, strict=True):
+        try:
+            write_text(target, content)
+        except BaseException:  # with one file of the two, the same command would be refused
+            targets[0].unlink(missing_ok=True)
+            raise
     return targets

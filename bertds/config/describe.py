@@ -7,6 +7,7 @@ import inspect
 import types
 from dataclasses import fields
 from functools import cache
+from itertools import pairwise
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from bertds.config import recipe, run_settings
@@ -42,6 +43,18 @@ def is_numeric(kind: object) -> bool:
     return any(arm in (int, float) for arm in (kind, *get_args(kind)))
 
 
+def texts_under_fields(declared: ast.ClassDef) -> dict[str, str]:
+    """Return field -> the docstring that follows it in the source of a class."""
+    return {
+        item.target.id: " ".join(str(text.value.value).split())
+        for item, text in pairwise(declared.body)
+        if isinstance(item, ast.AnnAssign)
+        and isinstance(item.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    }
+
+
 @cache
 def field_docs() -> dict[str, str]:
     """Return dotted key -> the docstring under the field in the source of the recipe classes."""
@@ -61,18 +74,9 @@ def field_docs() -> dict[str, str]:
         and isinstance(item.annotation, ast.Name)
         and isinstance(item.target, ast.Name)
     }
-    docs = {}
-    for node in classes:
-        if node.name not in sections:
-            continue
-        # A docstring follows its field as the next statement.
-        for item, text in zip(node.body, node.body[1:]):
-            if (
-                isinstance(item, ast.AnnAssign)
-                and isinstance(item.target, ast.Name)
-                and isinstance(text, ast.Expr)
-                and isinstance(text.value, ast.Constant)
-            ):
-                key = f"{sections[node.name]}.{key_of(item.target.id)}"
-                docs[key] = " ".join(str(text.value.value).split())
-    return docs
+    return {
+        f"{sections[node.name]}.{key_of(name)}": text
+        for node in classes
+        if node.name in sections
+        for name, text in texts_under_fields(node).items()
+    }

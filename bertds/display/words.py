@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections.abc import Sized
+from pathlib import Path
 
 
 def short(value: float) -> str:
@@ -61,3 +63,11 @@ def shorten(text: str, most: int, head: int) -> str:
     while cells(end) > most - head - 1:
         end = end[1:]
     return f"{begin}…{end}"
+
+
+def shell_word(path: Path | str) -> str:
+    """Return a path as a word of a printed command, so that the command can be copied to a shell.
+
+    A name such as ``-data`` gets a ``./``: a command would take it for an option.
+    """
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))

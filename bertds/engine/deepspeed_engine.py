@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -35,20 +35,12 @@ from bertds.engine.weight_average import WeightAverage
 from bertds.engine.wrap import wrap
 from bertds.engine.zero_layout import DeepSpeedObject, Layout
 from bertds.errors import BertdsError
+from bertds.model.batch_calls import HasModelInputs
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.moments import count_steps
 from bertds.system.fault_points import passed, reached
 
 T = TypeVar("T")
-
-# Fields of a micro batch that are not arguments of the model.
-_NOT_FORWARDED = ("rows", "sequence_length", "masked")
-
-
-class _Fields(Protocol):
-    """A micro batch: a named tuple, or anything else with its fields by name."""
-
-    def _asdict(self) -> dict[str, Any]: ...
 
 
 class Engine:
@@ -93,7 +85,6 @@ class Engine:
         batch_plan: BatchPlan,
         *,
         seed: int,
-        timeout_seconds: float = 1800.0,
     ) -> Engine:
         """Start the process group, wrap the model and build its optimizer.
 
@@ -102,13 +93,12 @@ class Engine:
             settings: the checked DeepSpeed JSON.
             batch_plan: ``settings.batch_plan(world_size)``.
             seed: for random numbers that are drawn before the first ``seed_dropout``.
-            timeout_seconds: how long a collective operation waits for a silent peer.
 
         Raises:
             ConfigError: the settings do not fit the device.
             BertdsError: the processes did not meet, or an operator could not be compiled.
         """
-        wrapped = wrap(model, settings, batch_plan, seed, timeout_seconds)
+        wrapped = wrap(model, settings, batch_plan, seed)
         engine = cls(
             wrapped.engine,
             wrapped.optimizer,
@@ -162,7 +152,7 @@ class Engine:
 
     def forward_backward(
         self,
-        micro_batch: _Fields,
+        micro_batch: HasModelInputs,
         *,
         mlm_scale: float | torch.Tensor,
         nsp_scale: float | torch.Tensor,
@@ -170,8 +160,7 @@ class Engine:
         """Run a micro batch through the model and add its gradient.
 
         Args:
-            micro_batch: its fields are the model's arguments (except ``rows``,
-                ``sequence_length`` and ``masked``); on ``device``.
+            micro_batch: on ``device``.
             mlm_scale: factor of ``mlm_loss_sum``; the module docstring gives its value.
             nsp_scale: factor of ``nsp_loss_sum``.
 
@@ -181,7 +170,7 @@ class Engine:
         reached("engine.forward")
         self._set_training(True)
         with self.forward_clock.timed():
-            output = self._engine(**_arguments(micro_batch))
+            output = self._engine(**micro_batch.model_inputs())
             output = passed("engine.output", output, micro_batch=micro_batch)
             loss = _scaled(output.mlm_loss_sum, mlm_scale)
             loss = loss + _scaled(output.nsp_loss_sum, nsp_scale)
@@ -240,7 +229,7 @@ class Engine:
         return {}
 
     @torch.no_grad()
-    def eval_forward(self, micro_batch: _Fields, *, predict: bool = False) -> Any:
+    def eval_forward(self, micro_batch: HasModelInputs, *, predict: bool = False) -> Any:
         """Run a micro batch through the model without dropout and without gradients.
 
         Args:
@@ -250,7 +239,7 @@ class Engine:
         reached("engine.evaluate")
         self._set_training(False)
         more = {"predict": True} if predict else {}
-        return self._engine(**_arguments(micro_batch), **more)
+        return self._engine(**micro_batch.model_inputs(), **more)
 
     def _set_training(self, mode: bool) -> None:
         if self._engine.module.training != mode:  # train() visits every module
@@ -352,8 +341,3 @@ class Engine:
 def _scaled(loss: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
     # A float64 scalar tensor would make the loss, and the first gradients, float64.
     return loss * (scale.to(loss.dtype) if torch.is_tensor(scale) else scale)
-
-
-def _arguments(micro_batch: _Fields) -> dict[str, Any]:
-    fields = micro_batch._asdict()
-    return {name: value for name, value in fields.items() if name not in _NOT_FORWARDED}

@@ -12,8 +12,9 @@ import json
 from functools import cache
 from typing import Any
 
+from bertds.config.describe import texts_under_fields
 from bertds.engine.ds_config_keys import TOP, Choice, Refused
-from bertds.optim import settings as optimizers
+from bertds.optim.settings import OptimizerSettings
 
 PARAMS = "optimizer.params."
 
@@ -201,18 +202,10 @@ def _refusal(rule: Refused) -> str:
 
 def _optimizer_params() -> dict[str, str]:
     """Return the texts under the fields of ``OptimizerSettings``, by dotted key."""
-    texts = {}
-    (declared,) = ast.parse(inspect.getsource(optimizers.OptimizerSettings)).body
+    (declared,) = ast.parse(inspect.getsource(OptimizerSettings)).body
     assert isinstance(declared, ast.ClassDef)
-    for item, text in zip(declared.body, declared.body[1:]):
-        if (
-            isinstance(item, ast.AnnAssign)
-            and isinstance(item.target, ast.Name)
-            and isinstance(text, ast.Expr)
-            and isinstance(text.value, ast.Constant)
-            and item.target.id != "kind"
-        ):
-            words = " ".join(str(text.value.value).split())
-            default = "" if item.value is None else f" Default: {_DEFAULTS[item.target.id]}."
-            texts[PARAMS + item.target.id] = words + default
-    return texts | {PARAMS + name: text for name, text in _MORE_PARAMS.items()}
+    texts = texts_under_fields(declared) | _MORE_PARAMS
+    del texts["kind"]  # it is optimizer.type
+    for name, default in _DEFAULTS.items():
+        texts[name] += f" Default: {default}."
+    return {PARAMS + name: text for name, text in texts.items()}

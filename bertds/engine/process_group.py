@@ -28,6 +28,8 @@ from bertds.system.start_up import loading
 
 MEETING_SECONDS = 600.0
 """How long processes wait for each other by default, in seconds."""
+COLLECTIVE_SECONDS = 1800.0
+"""How long a collective operation waits for a silent peer, which is usually found dead earlier."""
 
 
 def import_deepspeed(log_level: str | None = None) -> ModuleType:
@@ -115,14 +117,11 @@ def main_first(rank_info: RankInfo, work: Callable[[], None], limit_seconds: flo
         ) from error
 
 
-def start_processes(
-    log_level: str | None = None, timeout_seconds: float = 1800.0
-) -> tuple[RankInfo, torch.device]:
+def start_processes(log_level: str | None = None) -> tuple[RankInfo, torch.device]:
     """Create the process group of the run, with one process too. Does nothing the second time.
 
     Args:
         log_level: of DeepSpeed's own messages; None = errors only.
-        timeout_seconds: how long a collective operation waits for a silent peer.
 
     Returns:
         This process's rank information and its device.
@@ -140,7 +139,7 @@ def start_processes(
         torch.cuda.set_device(device)
         use_expandable_segments()
     if not dist.is_initialized():
-        timeout = timedelta(seconds=timeout_seconds)
+        timeout = timedelta(seconds=COLLECTIVE_SECONDS)
         backend = "gloo" if device.type == "cpu" else "nccl"
         if rank_info.world_size == 1:
             # No TCP port is opened: a second run on this machine, started with the same default

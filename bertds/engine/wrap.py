@@ -46,7 +46,6 @@ def wrap(
     settings: DeepSpeedSettings,
     batch_plan: BatchPlan,
     seed: int,
-    timeout_seconds: float,
 ) -> Wrapped:
     """Start the process group, wrap the model and build its optimizer. Collective.
 
@@ -54,7 +53,7 @@ def wrap(
     """
     deepspeed = import_deepspeed(settings.values.get("log_level"))
     check_precision(settings.precision)
-    place, device = start_processes(settings.values.get("log_level"), timeout_seconds)
+    place, device = start_processes(settings.values.get("log_level"))
     if place.world_size != batch_plan.world_size:
         raise BertdsError(
             f"the batch plan is for {batch_plan.world_size} processes, but the world size is "

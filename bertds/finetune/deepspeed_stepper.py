@@ -32,9 +32,9 @@ class _Loss(NamedTuple):
 
 
 class _Batch(dict):
-    """The model's arguments, in the form that the engine unpacks."""
+    """The model's arguments, as the micro batch that the engine expects."""
 
-    def _asdict(self) -> dict[str, torch.Tensor]:
+    def model_inputs(self) -> dict[str, torch.Tensor]:
         return self
 
 
@@ -121,7 +121,7 @@ class DeepSpeedStepper:
         return self._engine.eval_forward(_Batch(to_device(batch, self.device)))
 
     def full_weights(self) -> dict[str, torch.Tensor]:
-        """Return all weights in float32 at any ZeRO stage; every rank must call it."""
+        """Return all weights in float32 at any ZeRO stage; see :class:`Stepper`."""
         mine = [
             (piece.name, piece.start, piece.tensor.detach().to("cpu", torch.float32).clone())
             for piece in self._engine.pieces()

@@ -71,6 +71,7 @@ HeadOutput = Logits | SpanLogits
 class Stepper(Protocol):
     """Makes one update from one batch, which all processes share."""
 
+    rank: int
     device: torch.device
 
     def step(self, examples: list[Example], learning_rate: float) -> float:
@@ -79,9 +80,14 @@ class Stepper(Protocol):
     def logits(self, batch: dict[str, torch.Tensor]) -> HeadOutput:
         """Return the model's output for a batch, without dropout."""
 
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        """Return a copy of all weights in CPU memory; every rank must call it."""
+
 
 class TorchStepper:
     """One process, plain torch."""
+
+    rank = 0
 
     def __init__(self, model: torch.nn.Module, settings: TrainSettings, pad_id: int) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -124,6 +130,11 @@ class TorchStepper:
         self._model.eval()
         with torch.inference_mode(), autocast(self.device, self._settings.precision):
             return self._model(**to_device(batch, self.device))
+
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        """Return a copy of all weights; see :class:`Stepper`."""
+        state = self._model.state_dict()
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

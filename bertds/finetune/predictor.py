@@ -20,10 +20,13 @@ import numpy as np
 import torch
 
 from bertds.errors import ConfigError
-from bertds.finetune.features import Example, collate, encode_sentences, encode_texts
+from bertds.finetune.features import Example, collate, encode_texts
 from bertds.finetune.loop import predict as run_model
+from bertds.finetune.loop import to_device
 from bertds.finetune.records import Question, Sentence, TextRow
-from bertds.finetune.squad_features import encode_questions, read_answers
+from bertds.finetune.squad_features import Answers
+from bertds.finetune.task_data import Rows, Split
+from bertds.finetune.task_kinds import encode
 from bertds.finetune.tasks import get_task
 from bertds.pretrained.transformers_api import (
     TASK_CLASSES,
@@ -84,10 +87,16 @@ class Predictor:
 
     def _forward(self, batch: dict[str, torch.Tensor]) -> Any:
         with torch.inference_mode():
-            return self.model(**{name: t.to(self.device) for name, t in batch.items()})
+            return self.model(**to_device(batch, self.device))
 
     def _logits(self, examples: Sequence[Example]) -> list[tuple[torch.Tensor, ...]]:
         return run_model(self._forward, examples, self.pad_id, self.batch_size)
+
+    def _decoded(self, task: str, rows: Rows, labels: Sequence[str]) -> Any:
+        """Return the predictions of a task that fine-tuning knows, decoded as there."""
+        split = Split("input", rows)
+        encoded = encode(get_task(task), self.tokenizer, split, labels, self.max_length)
+        return encoded.decode(self._logits(encoded.examples))
 
     def _encode(self, rows: list[TextRow]) -> list[Example]:
         return encode_texts(self.tokenizer, rows, self.max_length)
@@ -134,25 +143,15 @@ class Predictor:
         """Return words and tags for each sentence."""
         id2label = self.model.config.id2label
         labels = [id2label[number] for number in range(len(id2label))]
-        tags = [["O"] * len(sentence.words) for sentence in sentences]
         # Blank lines have no words; they keep their place in the output.
-        full = [n for n, sentence in enumerate(sentences) if sentence.words]
-        examples, places = encode_sentences(
-            self.tokenizer, [sentences[n] for n in full], labels, self.max_length
-        )
-        for place, (logits,) in zip(places, self._logits(examples)):
-            for word, position in place.places:
-                tags[full[place.sentence]][word] = labels[int(logits[position].argmax())]
-        return [{"words": s.words, "tags": t} for s, t in zip(sentences, tags)]
+        full = [sentence for sentence in sentences if sentence.words]
+        tags = iter(self._decoded("ner", full, labels))
+        return [{"words": s.words, "tags": next(tags) if s.words else []} for s in sentences]
 
     def answer(self, questions: list[Question], *, v2: bool) -> dict[str, str]:
         """Return question id -> answer."""
-        examples, windows = encode_questions(
-            self.tokenizer, questions, self.max_length, train=False
-        )
-        logits = self._logits(examples)
-        starts, ends = ([pair[n].numpy() for pair in logits] for n in (0, 1))
-        return read_answers(questions, windows, starts, ends, v2=v2).texts
+        answers: Answers = self._decoded("squad_v2" if v2 else "squad", questions, ())
+        return answers.texts
 
     def embed(self, rows: list[TextRow]) -> np.ndarray:
         """Return float32 [texts, hidden size]: the mean of the real tokens, [CLS], or the pooler.

@@ -257,7 +257,6 @@ def _squad(name: str, version: str, dev: tuple[str, ...], published: str) -> Tas
         epochs=2.0,
         max_length=384,
         published=published,
-        batch_size=32,
         learning_rates=(5e-5, 3e-5, 2e-5),
     )
 

@@ -222,12 +222,9 @@ class _Runner:
                 trials.append(self.trial(learning_rate, seed))
         chosen = choose_learning_rate(trials, self.scored[0].split.name, self.task.main_metric)
         results = self._results(trials, chosen, data_options)
-        if self._is_main():
+        if self.stepper.rank == 0:
             self._write(results)
         return results
-
-    def _is_main(self) -> bool:
-        return getattr(self.stepper, "rank", 0) == 0
 
     def trial(self, learning_rate: float, seed: int) -> Trial:
         """Train one model from the start and score it."""
@@ -262,9 +259,7 @@ class _Runner:
         )
         # Keep the weights of the best trial only: one copy on the CPU instead of one per trial.
         if self.best is None or main > self.best[0]:
-            collect = getattr(self.stepper, "full_weights", None)
-            weights = collect() if collect else model.state_dict()
-            self.best = (main, {n: t.detach().to("cpu", copy=True) for n, t in weights.items()})
+            self.best = (main, self.stepper.full_weights())
             self.best_predictions = predictions
         return Trial(learning_rate, seed, scores, report)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from bertds.config.run_settings import NotifyConfig
-from bertds.errors import ConfigError
+from bertds.errors import ConfigError, short_reason
 from bertds.system.logs import log
 
 Event = Literal["done", "stopped", "failed", "warning"]
@@ -84,7 +84,7 @@ class Notifier:
                 said = " ".join(done.stderr.split())[:200]
                 log.warning("notify.command: exit code %d %s", done.returncode, said)
         except (OSError, subprocess.SubprocessError) as error:
-            log.warning("notify.command: %s", " ".join(str(error).split())[:200])
+            log.warning("notify.command: %s", short_reason(error))
 
     def _post(self, message: dict[str, str | int]) -> None:
         if not self.webhook:

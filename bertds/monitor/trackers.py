@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.config.recipe import Config
-from bertds.errors import ConfigError
+from bertds.errors import ConfigError, short_reason
 from bertds.monitor import health
 from bertds.monitor.metrics_file import FILE
 from bertds.monitor.notify import Notifier
@@ -21,7 +21,7 @@ from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft
 from bertds.monitor.remaining_time import later_phases
 from bertds.monitor.run_files import read_metrics
 from bertds.monitor.tracked_values import flat
-from bertds.monitor.wandb_tracker import NO_KEY, WandbTracker, has_key, one_line
+from bertds.monitor.wandb_tracker import NO_KEY, WandbTracker, has_key
 from bertds.system.logs import log
 
 
@@ -65,7 +65,7 @@ def start_trackers(
         try:
             trackers.append(start())
         except Exception as error:  # a tracker's failure must not end the run
-            log.warning("%s is not used: %s", service, one_line(error))
+            log.warning("%s is not used: %s", service, short_reason(error))
     return trackers
 
 

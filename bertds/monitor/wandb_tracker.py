@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertds.config.recipe import Config
+from bertds.errors import short_reason
 from bertds.monitor.tracked_values import flat, saved_checkpoints
 from bertds.system.atomic_files import write_text
 from bertds.system.json_fields import parse_json
@@ -69,11 +70,6 @@ def is_reachable(url: str) -> bool:
     return True
 
 
-def one_line(error: BaseException) -> str:
-    """Return an error's text on one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 @contextlib.contextmanager
 def _masked_arguments() -> Iterator[None]:
     """Hide credentials in the command line, which W&B records and uploads."""
@@ -116,7 +112,7 @@ class WandbTracker:
                 try:
                     return self._init("online")
                 except Exception as error:  # W&B has many errors for a server's response
-                    reason = one_line(error)
+                    reason = short_reason(error)
                     wandb.teardown()  # its service would report that the id is in use
             log.warning(
                 "Weights & Biases continues offline: %s; upload later with: wandb sync %s",
@@ -150,7 +146,9 @@ class WandbTracker:
             self._run.log(flat(values), step=values["step"])
         except Exception as error:  # a tracker's trouble must not cost the run
             self._failed = True
-            log.warning("Weights & Biases failed and gets no further metrics: %s", one_line(error))
+            log.warning(
+                "Weights & Biases failed and gets no further metrics: %s", short_reason(error)
+            )
 
     def close(self) -> None:
         """Record which checkpoints there are, and finish the W&B run."""
@@ -158,7 +156,7 @@ class WandbTracker:
             self._run.summary["checkpoints"] = saved_checkpoints(self._run_dir)
             self._run.finish()
         except Exception as error:  # a tracker's trouble must not cost the run
-            log.warning("Weights & Biases could not be closed: %s", one_line(error))
+            log.warning("Weights & Biases could not be closed: %s", short_reason(error))
 
 
 def _run_id(file: Path) -> str:

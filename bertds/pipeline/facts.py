@@ -198,10 +198,15 @@ def _documents(sentences: list[tuple[str, str]], rng: random.Random) -> list[lis
 
 
 def write(facts: Facts, folder: Path) -> None:
-    """Write ``train.txt``, ``held_out.txt``, ``vocab.txt``, ``prompts.tsv``, ``questions.tsv``."""
+    """Write ``train.txt``, ``held_out.txt``, ``vocab.txt``, ``prompts.tsv``, ``questions.tsv``.
+
+    Files that are the same already keep their times: preparation warns of a modified source.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in _files(facts).items():
-        write_text(folder / name, text)
+        file = folder / name
+        if not (file.is_file() and file.read_text("utf-8") == text):
+            write_text(file, text)
 
 
 def differs(facts: Facts, folder: Path) -> bool:

@@ -99,6 +99,19 @@ def guess_kind(given: str) -> str:
     return "wiki" if is_wiki else "text"
 
 
+def check_new(folder: Path) -> None:
+    """Check that none of the files exists.
+
+    Raises:
+        ConfigError: one does; names it.
+    """
+    for name in FILES:
+        if (folder / name).exists():
+            raise ConfigError(
+                f"{folder / name}: already exists; choose another folder, or remove the file"
+            )
+
+
 def write_project(
     folder: Path, proposal: Proposal, corpus: Corpus, *, nodes: int, devices: int, hours: float
 ) -> list[Path]:
@@ -115,11 +128,7 @@ def write_project(
     Raises:
         ConfigError: one of the files already exists; nothing was written.
     """
-    for name in FILES:
-        if (folder / name).exists():
-            raise ConfigError(
-                f"{folder / name}: already exists; choose another folder, or remove the file"
-            )
+    check_new(folder)
     texts = {
         "recipe.yaml": _recipe(proposal, corpus, hours),
         "deepspeed.json": json.dumps(proposal.deepspeed, indent=2) + "\n",

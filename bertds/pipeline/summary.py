@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertds.display.words import shell_word
 from bertds.monitor.health import UNIGRAM_MARGIN
 
 if TYPE_CHECKING:
@@ -30,15 +31,16 @@ def close(work: Path, runs: list[Path], scores: dict[str, Any]) -> None:
         console.print(sentence, highlight=False, markup=False)
     console.print(real_run(), highlight=False, markup=False)
     # A relative path is shorter, and works if the command is copied.
-    program = Path(sys.executable).with_name("bertds")
-    if program.is_relative_to(Path.cwd()):
-        program = program.relative_to(Path.cwd())
+    path = Path(sys.executable).with_name("bertds")
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    program = shell_word(path)
     question = next((p["text"] for p in scores["prompts"]), "the capital of france is [MASK] .")
     console.print("Next: try a sentence of your own, or train on your own text:")
     asked = shlex.quote(question)
     for command in (
-        f"  {program} predict --task fill-mask --model {work / 'model'} <<< {asked}",
-        "  WIKI=dump.xml.bz2 BOOKS=books WORK=mine make run",
+        f"  {program} predict --task fill-mask --model {shell_word(work / 'model')} <<< {asked}",
+        f"  {program} pipeline --wiki dump.xml.bz2 --books books --work mine",
     ):
         console.print(command, highlight=False, markup=False, soft_wrap=True)
 

@@ -66,7 +66,9 @@ def _write_dle(trained: PretrainedModel, folder: Path) -> None:
         name: tensor.clone() for name, tensor in hf_weights.to_dle_state_dict(trained.model).items()
     }
     state["cls.predictions.decoder.weight"] = state[hf_weights.WORD_TABLE]  # tied, stored once
-    torch.save({"model": state, "optimizer": {}, "epoch": 0}, folder / f"ckpt_{step}.pt")
+    # Through a file of Python, since torch's own hides the error of a full disk.
+    with open(folder / f"ckpt_{step}.pt", "wb") as file:
+        torch.save({"model": state, "optimizer": {}, "epoch": 0}, file)
     if trained.tokenizer_folder is not None:
         tokenizer = load_tokenizer_info(trained.tokenizer_folder)
         if not tokenizer.is_wordpiece:

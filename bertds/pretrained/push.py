@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bertds.errors import BertdsError, ConfigError
+from bertds.errors import BertdsError, ConfigError, short_reason
 from bertds.pretrained.output_folder import MARK
 
 
@@ -57,9 +57,9 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
             ignore_patterns=[MARK],
         )
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise BertdsError(
-            f"--push {repository}: the Hub refused the upload or cannot be reached ({reason}). "
-            f"{folder} is kept; upload it with: hf upload {repository} {folder}"
+            f"--push {repository}: the Hub refused the upload or cannot be reached "
+            f"({short_reason(error)}). {folder} is kept; upload it with: hf upload {repository} "
+            f"{folder}"
         ) from error
     return str(url)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertds.data.model_names import ALIASES, MODELS, hub_id, resolve
 from bertds.data.vocabulary_file import has_tokenizer, vocabulary_file
-from bertds.errors import CheckpointError, ConfigError
+from bertds.errors import CheckpointError, ConfigError, short_reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -139,7 +139,7 @@ def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
             folder, **{**arguments, "local_files_only": True, "trust_remote_code": False}
         )
     except Exception as error:  # whatever a damaged file makes the libraries raise
-        reason = " ".join(str(error).split())[:300]
+        reason = short_reason(error)
         if "trust_remote_code" in str(error):
             reason = (
                 "its config requires custom code (auto_map), and model code is never run "

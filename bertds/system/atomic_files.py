@@ -105,12 +105,16 @@ def os_error_of(error: BaseException) -> OSError | None:
     """Return an error of the operating system, or the one that an error is about; else None.
 
     Libraries in Rust (safetensors, tokenizers) raise exceptions of their own, and give its number
-    in the text.
+    in the text. torch.save raises one of its own while it handles that of a full disk.
     """
     if isinstance(error, OSError):
         return error
-    found = None if isinstance(error, BertdsError) else _OF_RUST.search(str(error))
-    return None if found is None else OSError(int(found[1]), os.strerror(int(found[1])))
+    if isinstance(error, BertdsError):
+        return None
+    if found := _OF_RUST.search(str(error)):
+        return OSError(int(found[1]), os.strerror(int(found[1])))
+    before = error.__cause__ or error.__context__
+    return before if isinstance(before, OSError) and before.errno in DISK_FULL else None
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)

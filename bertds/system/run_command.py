@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import sys
 import threading
@@ -19,6 +21,7 @@ from bertds.errors import (
     BertdsError,
     ConfigError,
     one_line,
+    reason_of,
 )
 from bertds.system.atomic_files import (
     DISK_FULL,
@@ -87,6 +90,10 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
         if found is not None and not found.filename and found.errno in DISK_FULL:
             _report("error: the disk of the output or of a temporary file is full", debug)
             return EXIT_FAILED
+        if _is_out_of_memory(error):
+            reason = reason_of(error) or type(error).__name__
+            _report(f"error: out of memory ({reason}){_address_space()}", debug)
+            return EXIT_FAILED
         # A full disk or a wrong path is a mistake that the user can correct; its message names the
         # file.
         if isinstance(error, OSError) and error.filename and error.errno in OF_THE_USER:
@@ -98,10 +105,35 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
             return explained.exit_code
         _report(
             f"unexpected error: {type(error).__name__}: {' '.join(str(error).split())} "
-            "(run again with --debug for the traceback)",
+            f"(run again with --debug for the traceback){_address_space()}",
             debug,
         )
         return EXIT_FAILED
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory could not be allocated: by Python, NumPy, torch on a CPU or a GPU."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or type(error).__name__ == "OutOfMemoryError"  # of torch, which may not be imported here
+        or "can't allocate memory" in str(error)  # torch on a CPU
+    )
+
+
+def _address_space() -> str:
+    """Return a note on a limited address space, or "".
+
+    torch maps far more than it uses, and its errors do not name the limit: a library that cannot be
+    loaded, a thread that cannot be started.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return (
+        "; the cause may be that the address space of a process is limited to "
+        f"{limit / 2**30:.3g} GiB: try again after `ulimit -v unlimited`"
+    )
 
 
 def _open_closed_streams() -> None:

@@ -382,7 +382,7 @@ def announce(
 ) -> None:
     """Log what is about to be trained."""
     log.info(
-        "%s: %s of %d samples = micro batch %d x %s x %d process%s; sequence length %d; %s",
+        "%s: %s of %d samples = micro batch %d x %s x %s; sequence length %d; %s",
         f"resuming at step {state.step}" if state.step else "starting",
         f"{config.schedule.total_steps} steps"
         if config.schedule.clock_hours is None
@@ -390,8 +390,7 @@ def announce(
         plan.global_batch_size,
         plan.micro_batch_size,
         count(plan.gradient_accumulation_steps, "accumulation step"),
-        plan.world_size,
-        "" if plan.world_size == 1 else "es",
+        count(plan.world_size, "process", "processes"),
         config.data.sequence_length,
         engine.describe(),
     )

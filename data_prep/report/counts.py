@@ -190,6 +190,6 @@ def report(
     if url:
         rows["look at"] = masked(join(url, REPORT_NAME))
     else:
-        rows["look at"] = f"{out / REPORT_NAME}, or: bertds prep show {out}"
+        rows["look at"] = f"{out / REPORT_NAME}, or: bertds prep show {words.shell_word(out)}"
     progress.say(f"prepared {url or out}")
     progress.summary(rows)

@@ -12,6 +12,7 @@ import numpy as np
 from bertds.data.formats.manifest import Manifest
 from bertds.display import charts, html_page, words
 from bertds.display.html_page import Table
+from bertds.errors import short_reason
 from bertds.system.atomic_files import write_text
 from data_prep.earlier_run import REPORT_NAME
 from data_prep.progress import say
@@ -31,10 +32,9 @@ def offer_report(out: Path, manifest: Manifest) -> None:
     except OSError:
         raise
     except Exception as error:  # of any kind: the corpus is complete without the page
-        reason = " ".join(str(error).split())[:200]
         say(
             f"{out}: prepared, but {REPORT_NAME} could not be written: {type(error).__name__}: "
-            f"{reason}"
+            f"{short_reason(error)}"
         )
 
 

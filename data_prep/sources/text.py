@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from bertds.system.stored_path import FilePath
-from data_prep.clean import clean_paragraphs
+from data_prep.clean import clean_paragraphs, line_feeds
 from data_prep.document import BAD_UTF8, EMPTY, Document, Limits, Unit
 from data_prep.sources.blocks import Block, compression, plain_blocks, whole_blocks
 from data_prep.sources.charsets import switches_sets
@@ -21,18 +21,9 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAYBE_BLANK = b" \t\xc2\xe2\xe3\xef"
 """First bytes of spaces in UTF-8, and of a byte order mark."""
 _STEP = 1 << 16
-_OTHER_ENDS = re.compile(rb"\r+\n|\r")
 _REST_OF_END = re.compile(rb"\r*\n")
 _LONGEST_END = 64
 """Bytes around the beginning of a unit that show whether it is inside the end of a line."""
-
-
-def line_feeds(data: bytes) -> bytes:
-    """Return a text with LF in place of CR LF and CR, as :func:`data_prep.clean.line_feeds`."""
-    if b"\r" not in data:
-        return data
-    data = data.replace(b"\r\n", b"\n")
-    return _OTHER_ENDS.sub(b"\n", data) if b"\r" in data else data
 
 
 def read_text(unit: Unit) -> Iterator[Document]:
@@ -135,7 +126,7 @@ def _line_groups(unit: Unit, *, any_end: bool) -> Iterator[tuple[list[bytes], bo
     if begin == 0:
         blocks = _without_mark(blocks)
     if any_end:
-        blocks = ((line_feeds(block), owned) for block, owned in _cut_between_lines(blocks))
+        blocks = ((_line_feeds(block), owned) for block, owned in _cut_between_lines(blocks))
     yield from _lines(blocks, unit.path, unit.limits)
 
 
@@ -179,6 +170,12 @@ def _cut_between_lines(blocks: Iterator[Block]) -> Iterator[Block]:
         yield last, owned
         last, owned = block, next_owned
     yield last, owned
+
+
+def _line_feeds(data: bytes) -> bytes:
+    """Return bytes in an encoding like UTF-8 with LF as the only line end."""
+    # Latin-1 maps each byte to one character and back, so the rule need not be written for bytes.
+    return line_feeds(data.decode("latin-1")).encode("latin-1") if b"\r" in data else data
 
 
 def _lines(

@@ -28,6 +28,7 @@ _TAGS = TAG_NAMES | _DROPPED | _BLOCKS
 _MARKUP = re.compile(r"<(?:!(?:--|\[CDATA\[)|(/?)([a-zA-Z][a-zA-Z0-9]*)(?=[\s/>]))")
 _CDATA = "<![CDATA["
 _END_OF_NOWIKI = re.compile(r"</nowiki\s*>", re.IGNORECASE)
+_END_OF_COMMENT = re.compile(r"-->[ \t]*")
 _LINE_BREAK = re.compile(r"\s*<br\b", re.IGNORECASE)
 _HEADINGS = {f"h{level}": "=" * level for level in range(1, 7)}
 _LONGEST_HEADING = 300
@@ -95,13 +96,30 @@ def without_elements(text: str) -> str:
 def _comment(text: str, start: int, unclosed: set[str]) -> tuple[int, str]:
     """Return the end of what begins with ``<!``, and what it shows: nothing, or CDATA's text."""
     if text[start + 2] == "-":
-        end = text.find("-->", start + 4)
-        return (len(text) if end < 0 else end + 3), ""
+        return _comment_end(text, start), ""
     end = -1 if _CDATA in unclosed else text.find("]]>", start)
     if end < 0:
         unclosed.add(_CDATA)
         return start + len(_CDATA), ""
     return end + 3, literal.hidden(text[start + len(_CDATA) : end])
+
+
+def _comment_end(text: str, start: int) -> int:
+    """Return the end of ``<!-- -->``, or of several on one line.
+
+    As in MediaWiki, a line of nothing else disappears: it is not a blank line, which would end the
+    paragraph.
+    """
+    end = after = start
+    while text.startswith("<!--", after):
+        close = _END_OF_COMMENT.search(text, after + 4)
+        if close is None:
+            return len(text)
+        end, after = close.start() + 3, close.end()
+    # The line is searched only once per line, so that many comments take linear time.
+    if text[after : after + 1] != "\n" or text[text.rfind("\n", 0, start) + 1 : start].strip():
+        return end
+    return after + 1
 
 
 def _literal(text: str, start: int, end: int, unclosed: set[str]) -> tuple[int, str]:

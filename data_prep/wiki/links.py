@@ -6,8 +6,13 @@ import re
 
 from data_prep.wiki.names import Site, file_options, normalised
 
+# Those that MediaWiki links ($wgUrlProtocols).
+_PROTOCOLS = (
+    "https?|ftps?|sftp|gopher|telnet|nntp|worldwind|svn|git|mms|ircs?|ssh|redis"
+    "|mailto|news|sips?|sms|tel|xmpp|urn|geo|magnet|bitcoin|matrix"
+)
 # Possessive, and never beyond the next bracket: unclosed ones must not be scanned twice.
-EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\[\]]*+([^\[\]\n]*+)\]")
+EXTERNAL_LINK = re.compile(rf"\[(?:(?:{_PROTOCOLS}):|//)[^\s\[\]]++([^\[\]\n]*+)\]", re.IGNORECASE)
 # A link without another one inside, and without a possible namespace: 90 % of all. Its visible text
 # is the only group, so that split() returns the text and the groups in turn.
 PLAIN_LINK = re.compile(r"\[\[(?:[^\[\]|:\n]*+\|)?([^\[\]|:\s][^\[\]|:\n]*+)\]\]")

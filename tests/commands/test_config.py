@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from bertds.config.other_names import OTHER_NAMES
 from bertds.engine import ds_config_keys
 from bertds.engine.ds_config import load_deepspeed_json
 from bertds.engine.ds_config_texts import _DEFAULTS, PARAMS, json_keys
-from bertds.optim.settings import _PARAMETERS, parse_optimizer
+from bertds.optim.settings import _PARAMETERS, OptimizerSettings, parse_optimizer
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -105,6 +106,8 @@ def test_every_key_of_the_json_is_explained() -> None:
     assert {p for names in _PARAMETERS.values() for p in names} == {
         name.removeprefix(PARAMS) for name in texts if name.startswith(PARAMS)
     }
+    with_default = {item.name for item in fields(OptimizerSettings) if item.default is not MISSING}
+    assert set(_DEFAULTS) == with_default
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from bertds.cli import main as command
+from bertds.commands import recipes
 from bertds.config.load import load_config
 from bertds.config.locate import find_deepspeed_json
+from bertds.errors import BertdsError
 from bertds.system.shipped_files import PACKAGE
 
 RECIPES = sorted(path.stem for path in (PACKAGE / "recipes").glob("*.yaml"))
@@ -51,3 +54,32 @@ def test_a_copy_with_another_json_overwrites_nothing(
     assert command(words) == 2
     assert (tmp_path / "large_phase1.yaml").read_text() == "mine"
     assert "exists" in capsys.readouterr().err
+
+
+def test_a_copy_that_fails_leaves_neither_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command, after some space was freed, would be refused: a file already exists."""
+    write = recipes.write_text
+
+    def full(path: Path, text: str) -> None:
+        if path.suffix == ".json":
+            raise BertdsError(f"{path}: the disk is full")
+        write(path, text)
+
+    words = ["recipes", "copy", "large_phase1", "--to", str(tmp_path)]
+    monkeypatch.setattr(recipes, "write_text", full)
+    assert command(words) == 1
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert command(words) == 0
+
+
+def test_the_printed_command_works_for_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command(["recipes", "copy", "large_phase1", "--to=-my recipes"]) == 0
+    printed = capsys.readouterr().out.splitlines()[-1].partition("train with: ")[2]
+    assert shlex.split(printed)[:3] == ["bertds", "train", "--config"]
+    assert Path(shlex.split(printed)[3]).is_file() and not shlex.split(printed)[3].startswith("-")

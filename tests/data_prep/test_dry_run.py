@@ -15,7 +15,6 @@ from bertds.system.run_command import guarded
 from data_prep.build_wiki_books import main
 from data_prep.document import SourceFile
 from data_prep.dry_run import in_bytes, sample_units
-from data_prep.progress import in_time
 
 
 def told(text: str) -> dict[str, list[float]]:
@@ -158,5 +157,4 @@ def test_a_full_disk_is_predicted(
 
 
 def test_units_of_numbers() -> None:
-    assert [in_time(s) for s in (0.1, 80, 600, 7200)] == ["1 s", "80 s", "10 min", "2.0 h"]
     assert [in_bytes(n) for n in (1000, 5.26e6, 7e9, 2e12)] == ["1 kB", "5.26 MB", "7 GB", "2 TB"]

@@ -45,7 +45,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_closing_table(
     tmp_path: Path, wiki_dump: Path, vocab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
+    out = tmp_path / "my out"
     assert (
         main(
             [
@@ -72,7 +72,7 @@ def test_the_closing_table(
         r"train       54 documents, 925 sentences, 12,736 tokens in 1 shard$",
         r"rows 64     [\d,]+ in \d+ files",
         r"time        \d+\.\d s: \d+\.\d MB/s, \d+ documents/s",
-        "look at     .*/out/report.html, or: bertds prep show ",
+        "look at     .*/my out/report.html, or: bertds prep show '.*/my out'$",
     ):
         assert re.search(f"^  {line}", told, re.MULTILINE), line
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from bertds.display.words import size
+import shlex
+from pathlib import Path
+
+from bertds.display.words import shell_word, size
 
 
 def test_sizes_have_a_suitable_unit() -> None:
@@ -11,4 +14,16 @@ def test_sizes_have_a_suitable_unit() -> None:
         "1.5 MiB",
         "1.0 GiB",
         "2,560.0 GiB",
+    ]
+
+
+def test_a_path_in_a_printed_command_is_one_word_and_no_option() -> None:
+    names = ["runs/a", "my run", "it's", "-run", "$HOME", "größe"]
+    assert [shlex.split(shell_word(Path(name))) for name in names] == [
+        ["runs/a"],
+        ["my run"],
+        ["it's"],
+        ["./-run"],
+        ["$HOME"],
+        ["größe"],
     ]

@@ -22,6 +22,9 @@ def gradient() -> torch.Tensor:
 class Factor(NamedTuple):
     factor: torch.Tensor
 
+    def model_inputs(self) -> dict[str, torch.Tensor]:
+        return self._asdict()
+
 
 class Linear(torch.nn.Module):
     """Its gradient is known: a fixed vector."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bertds.engine import deepspeed_engine, wrap
+from bertds.engine import wrap
 from bertds.engine.bf16_wrapper import use_exact_norms
 from tests.support.toy_engine import make_engine, rows_of, train, values
 
@@ -35,7 +35,7 @@ def operators_of_the_engine(stage: int, precision: str) -> int:
     with Operators() as whole:
         engine.forward_backward(batch, mlm_scale=1.0, nsp_scale=1.0)
     module = engine._engine.module
-    arguments = deepspeed_engine._arguments(batch)
+    arguments = batch.model_inputs()
     for parameter in module.parameters():
         parameter.grad = None
     with Operators() as alone:

@@ -68,6 +68,17 @@ def test_every_word_is_in_the_vocabulary(told: facts.Facts, tmp_path: Path) -> N
         assert set((tmp_path / name).read_text().split()) <= words
 
 
+def test_files_that_are_the_same_are_not_written_again(told: facts.Facts, tmp_path: Path) -> None:
+    """Preparation would warn that its source was modified, each time the demo is continued."""
+    facts.write(told, tmp_path)
+    train, vocabulary = tmp_path / "train.txt", tmp_path / "vocab.txt"
+    before = train.stat()
+    vocabulary.write_text("changed")
+    facts.write(told, tmp_path)
+    assert (train.stat().st_mtime_ns, train.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert vocabulary.read_text() != "changed"
+
+
 def test_countries_without_a_question_of_their_own_are_left_out() -> None:
     odd = [
         ["Monaco", "Monaco", "Europe", "Monegasque"],  # its name is the answer

@@ -16,6 +16,8 @@ from bertds.pretrained.convert import convert
 from bertds.pretrained.open_any import opened
 from tests.support.bert_folder import VOCABULARY, assert_equal, weights
 
+FULL = Path("/dev/full")
+
 
 def test_hugging_face_and_dle_round_trips_are_bit_equal(folder: Path, tmp_path: Path) -> None:
     assert main(["convert", str(folder), str(tmp_path / "copy"), "--to", "hf"]) == 0
@@ -32,6 +34,27 @@ def test_hugging_face_and_dle_round_trips_are_bit_equal(folder: Path, tmp_path: 
     assert_equal(weights(folder), weights(tmp_path / "back"))
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert config["hidden_act"] == "gelu_new" and config["vocab_size"] == 31
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+def test_a_full_disk_is_named_and_leaves_nothing(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save = torch.save
+
+    def to_a_full_disk(state: object, place: Any) -> None:
+        if not hasattr(place, "write"):
+            save(state, FULL)
+        with FULL.open("wb") as file:
+            save(state, file)
+
+    monkeypatch.setattr(torch, "save", to_a_full_disk)
+    assert main(["convert", str(folder), str(tmp_path / "dle"), "--to", "dle"]) == 1
+    assert f"{tmp_path / 'dle'}: the disk is full" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if path != folder] == []
 
 
 def settings_of(folder: Path) -> tuple[int, dict[str, Any]]:

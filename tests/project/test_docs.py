@@ -175,6 +175,16 @@ def test_links_have_targets(page: Path) -> None:
             assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: {target}"
 
 
+def test_pages_name_every_benchmark_result_and_no_other() -> None:
+    named = set()
+    for page in PAGES:
+        for pattern in re.findall(r"benchmarks/results/[\w*.-]+", page.read_text(encoding="utf-8")):
+            found = list(ROOT.glob(pattern))
+            assert found or "NAME" in pattern, f"{page.name}: {pattern}"
+            named.update(found)
+    assert sorted(set((ROOT / "benchmarks/results").iterdir()) - named) == []
+
+
 def test_settings_named_in_tables_exist() -> None:
     """`section.key` in backticks, wherever it is in the documentation."""
     sections = set(Config.__dataclass_fields__)

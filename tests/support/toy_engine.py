@@ -30,7 +30,9 @@ class Batch(NamedTuple):
     masked_lm_ids: torch.Tensor
     next_sentence_labels: torch.Tensor
     rows: int
-    sequence_length: int = 8
+
+    def model_inputs(self) -> dict[str, torch.Tensor]:
+        return {name: getattr(self, name) for name in self._fields[:4]}
 
 
 class Toy(torch.nn.Module):

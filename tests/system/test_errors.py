@@ -7,7 +7,7 @@ from types import TracebackType
 
 import pytest
 
-from bertds.errors import DataError, one_line, reason_of
+from bertds.errors import DataError, one_line, reason_of, short_reason
 from bertds.system.logs import log, log_to_file, start_logging
 from bertds.system.run_command import guarded
 
@@ -21,6 +21,12 @@ def test_a_reason_is_one_line_without_the_file(tmp_path: Path) -> None:
         (tmp_path / "a").read_text(encoding="utf-8")
     assert reason_of(wrong.value) == "not UTF-8 text"
     assert reason_of(ValueError("two\nlines")) == "two lines"
+
+
+def test_a_librarys_error_is_cut_and_named_if_it_says_nothing() -> None:
+    assert short_reason(ValueError("two\nlines")) == "two lines"
+    assert len(short_reason(ValueError("long " * 200))) == 300
+    assert short_reason(KeyboardInterrupt()) == "KeyboardInterrupt"
 
 
 def test_characters_that_would_break_a_line_are_escaped() -> None:

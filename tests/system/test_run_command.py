@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from bertds.system.run_command import guarded
 from tests.support.ranks import REPOSITORY
@@ -70,3 +74,41 @@ def test_what_may_not_be_accessed_is_named(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == (
         "bertds: error: /data/manifest.json: cannot be accessed (Permission denied)\n"
     )
+
+
+def _numpy() -> None:
+    np.empty(2**60, np.uint8)
+
+
+def _torch() -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def _python() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("allocate", [_numpy, _torch, _python])
+def test_memory_that_cannot_be_allocated_is_no_unexpected_error(
+    allocate: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(_: list[str]) -> int:
+        allocate()
+        return 0
+
+    assert guarded(main, []) == 1
+    assert capsys.readouterr().err.startswith("bertds: error: out of memory (")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("Resource temporarily unavailable")])
+def test_a_limit_of_the_address_space_is_named(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(_: list[str]) -> int:
+        raise error
+
+    note = "limited to 2 GiB: try again after `ulimit -v unlimited`"
+    for limit in (2**31, resource.RLIM_INFINITY):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        assert guarded(main, []) == 1
+        assert (note in capsys.readouterr().err) == (limit == 2**31)

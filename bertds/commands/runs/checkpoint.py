@@ -8,6 +8,7 @@ from pathlib import Path
 from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader, read_manifest
 from bertds.checkpoint.merge_ranks import convert
+from bertds.display.words import count
 from bertds.errors import EXIT_FAILED, EXIT_OK, CheckpointError, ConfigError
 from bertds.monitor.best_checkpoint import best_of, held_out_losses
 from bertds.system.idle_options import given_options
@@ -73,8 +74,7 @@ def _look(args: argparse.Namespace) -> int:
             manifest = read_manifest(path)
             size = sum(record["bytes"] for record in manifest["files"])
             verdict = "intact" if args.action == "verify" else ""
-            world = manifest["world_size"]
-            processes = f"{world} process" + ("es" if world > 1 else "")
+            processes = count(manifest["world_size"], "process", "processes")
             held_out = ""
             if path.name in losses:
                 held_out = f"  held-out loss {losses[path.name]:.4f}"

@@ -67,7 +67,7 @@ def in_lines(status: Status) -> str:
     if status.owner and status.state in ("training", "silent"):
         head += f" ({status.owner})"
     lines = [head, f"  [{bar(share)}] step {status.step:,} of {status.total_steps:,}, {share:.1%}"]
-    if status.state not in ("done",) and status.seconds_per_step:
+    if status.state != "done" and status.seconds_per_step:
         lines[-1] += f", {in_words(status.seconds_left)} left"
     if status.last:
         lines.append(f"  {describe(status.last)}")

@@ -25,7 +25,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from bertds.errors import DataError
+from bertds.errors import DataError, short_reason
 
 MAX_UNPACKED_RATIO = 400
 """Rows packed with gzip, including padding, unpack to 10 to 60 times the size of the file."""
@@ -69,7 +69,7 @@ def open_hdf5(
         if isinstance(error, OSError) and error.errno is not None:
             raise DataError(f"{path}: cannot be read ({os.strerror(error.errno)})") from error
         # HDF5 notices damage in the middle of a file only when it reads that part.
-        raise DataError(f"{path}: damaged, or not {kind} ({_one_line(error)})") from error
+        raise DataError(f"{path}: damaged, or not {kind} ({short_reason(error)})") from error
 
 
 @contextmanager
@@ -261,7 +261,3 @@ def read_whole(path: Path | str, name: str, found: h5py.Dataset) -> np.ndarray:
                 raise DataError(f"{path}: damaged: {name} has no data from {corner} on") from None
     values: np.ndarray = found[...]
     return values
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

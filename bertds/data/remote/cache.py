@@ -21,6 +21,7 @@ corrects it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -177,7 +178,7 @@ class ShardCache:
         # A full disk gets a message of its own; the store's errors are passed on.
         except OSError as error:
             self._remove(part, descriptor)
-            if error.errno is not None and error.filename is None and error.errno in _OF_THE_DISK:
+            if error.filename is None and error.errno in _OF_THE_DISK:
                 raise explain_os_error(error, self.folder) from error
             raise
         except BaseException:
@@ -274,8 +275,7 @@ class ShardCache:
         return used
 
 
-_OF_THE_DISK = frozenset({28, 122, 5, 30})
-"""No space (ENOSPC), over quota (EDQUOT), input/output error (EIO), read-only (EROFS)."""
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 def _same(descriptor: int, path: Path) -> bool:

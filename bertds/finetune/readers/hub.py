@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertds.display.words import count
-from bertds.errors import DataError
+from bertds.errors import DataError, short_reason
 from bertds.finetune.readers.conll import iob2, label_list
 from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, parse_label
 from bertds.finetune.records import Question, Sentence, TextRow
@@ -71,9 +71,9 @@ def _load(task: Task, name: str) -> Mapping[str, Any]:
     try:
         return datasets.load_dataset(repository, configuration or None)
     except Exception as error:  # whatever a missing network makes the library raise
-        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"--data {name}: neither a folder nor a dataset that can be loaded ({reason})"
+            f"--data {name}: neither a folder nor a dataset that can be loaded "
+            f"({short_reason(error)})"
         ) from None
 
 
@@ -119,12 +119,15 @@ def _texts(
         if label is not None and (label == -1 or role == "test"):
             label = None
         elif label is not None and task.kind == "classification":
-            # The labels of the files and of the Hub have the same order (GLUE: names or 0/1).
-            text = label_names[int(label)] if label_names and not task.labels else str(label)
             if label_names and task.labels:
+                # The labels of the files and of the Hub have the same order (GLUE: names or 0/1).
                 label = int(label)
             else:
-                label = _checked(text, task, data, where, number)
+                text = label_names[int(label)] if label_names else str(label)
+                try:
+                    label = parse_label(text, task.kind, data.labels)
+                except ValueError as error:
+                    raise DataError(f"{where}, row {number}: {error}") from None
         elif label is not None:
             label = float(label)
         pair = record[names["pair"]] if names["pair"] else None
@@ -132,14 +135,6 @@ def _texts(
             TextRow(str(record.get("idx", number)), record[names["text"]], pair, label, number)
         )
     return rows
-
-
-def _checked(text: str, task: Task, data: TaskData, where: str, number: int) -> int | float:
-    shown = Task(name=task.name, kind=task.kind, labels=data.labels)
-    try:
-        return parse_label(text, shown)
-    except ValueError as error:
-        raise DataError(f"{where}, row {number}: {error}") from None
 
 
 def _sentences(

@@ -25,7 +25,7 @@ from bertds.finetune.records import (
     lines_of,
     read_text,
 )
-from bertds.finetune.tasks import Task
+from bertds.finetune.tasks import Kind, Task
 from bertds.system.json_fields import parse_text_json
 from bertds.system.logs import log
 
@@ -116,7 +116,7 @@ def _row(
     label: int | float | None = None
     if "label" in places:
         try:
-            label = parse_label(values[places["label"]], task)
+            label = parse_label(values[places["label"]], task.kind, task.labels)
         except ValueError as error:
             bad.add(number, str(error))
             return None
@@ -124,13 +124,18 @@ def _row(
     return TextRow(row_id, text, pair, label, number)
 
 
-def parse_label(text: str, task: Task) -> int | float:
+def parse_label(text: str, kind: Kind, labels: tuple[str, ...]) -> int | float:
     """Return a label's number, or the score of a regression task.
+
+    Args:
+        text: the label.
+        kind: classification or regression.
+        labels: of a classification, in the order of their numbers.
 
     Raises:
         ValueError: no such label; says which there are.
     """
-    if task.kind == "regression":
+    if kind == "regression":
         try:
             value = float(text)
         except ValueError:
@@ -138,10 +143,10 @@ def parse_label(text: str, task: Task) -> int | float:
         if not math.isfinite(value):
             raise ValueError(f"{text!r} is not a number") from None
         return value
-    if text not in task.labels:
-        allowed = ", ".join(task.labels[:8]) + (" ..." if len(task.labels) > 8 else "")
+    if text not in labels:
+        allowed = ", ".join(labels[:8]) + (" ..." if len(labels) > 8 else "")
         raise ValueError(f"label {text!r} is not one of {allowed}")
-    return task.labels.index(text)
+    return labels.index(text)
 
 
 # --------------------------------------------------------------------------------------------
@@ -354,15 +359,14 @@ def read_own(
         labels = tuple(sorted({_label_text(record[label]) for _, record in records}))
         if len(labels) < 2:
             raise DataError(f"{path}: only one label, {labels[0]!r}, so there is nothing to learn")
-    kind = "regression" if regression else "classification"
-    task = Task(name="own", kind=kind, labels=labels)  # type: ignore[arg-type]
+    kind: Kind = "regression" if regression else "classification"
     rows = []
     # Convert labels to class numbers or values; a test file may have none.
     for order, (number, record) in enumerate(records):
         value: int | float | None = None
         if label is not None and record.get(label) not in (None, ""):
             try:
-                value = parse_label(_label_text(record[label]), task)
+                value = parse_label(_label_text(record[label]), kind, labels)
             except ValueError as error:
                 raise DataError(f"{path}, line {number}: {error}") from None
         rows.append(

@@ -73,6 +73,32 @@ def test_the_encoding_of_a_book_is_detected(language: str, encoding: str) -> Non
     assert data.decode(detect(data)) == data.decode(encoding)
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        # The letter "š" is "¹" in Windows-1252, and "ž" is "¾". Both have "č" where it has "è".
+        ("Naše življenje je že davno lepše. Všeč mi je, če kdo piše, češnje in hiše.", "iso8859_2"),
+        (
+            "Čovjek želi nešto više, naš život je već duži, a može biti i ljepši.",
+            "iso8859_2",
+        ),
+        # All the letters of the first sentence are Slovak ones in Windows-1250.
+        ("Perché la città è più bella, disse Søren, e però non è così: è qui. È già là.", "cp1252"),
+        ("La ragazza è più alta di così, però Åse e Håkon già lo sanno, e tornerà.", "cp1252"),
+        # The capital "Š" of Estonian does not exist in Windows-1257.
+        ("Šveits on väga kõrge mägedega maa, kus öösel sööb šeff. Põhjas on külm.", "cp1252"),
+        ("Šveits on väga kõrge mägedega maa, kus öösel sööb šeff. Põhjas on külm.", "cp1257"),
+        # The dot of "l·l" is a letter of Catalan.
+        ("Il·lusió és al·lucinant: la col·lecció és tranquil·la i excel·lent, però.", "cp1252"),
+        # "ź" of Windows-1250 is a control character in ISO 8859-2.
+        ("Jaździban élt. " + "Az őrült férfi gyűlésre hívta őket, és jó volt. " * 9, "cp1250"),
+    ],
+)
+def test_a_near_alphabet_is_not_preferred(text: str, encoding: str) -> None:
+    data = f"{text}\n".encode(encoding) * 20
+    assert data.decode(detect(data)) == f"{text}\n" * 20
+
+
 def test_a_book_of_undecided_encoding_is_not_decoded() -> None:
     assert detect(HEBREW) == ""  # it might as well be Cyrillic
     declared = b"Title: X\r\nCharacter set encoding: windows-1255\r\n\r\n" + HEBREW

@@ -30,6 +30,7 @@ TAIL = " It stands here so that the line is long enough to be prose."
         ("The [[Star Trek: Voyager]] series.", "The Star Trek: Voyager series."),
         ("The [[Mercury (planet)|]] orbit.", "The Mercury orbit."),
         ("From [http://x.org the site] and [http://y.org].", "From the site and."),
+        ("On [irc://x.org/y a channel], [HTTPS://x.org a site].", "On a channel, a site."),
         ("Tom &amp; Jerry, 5&nbsp;km, a &lt; b.", "Tom & Jerry, 5 km, a < b."),
         ("Paris ({{IPA-fr|paʁi}}; born) is ( , ) here.", "Paris (born) is here."),
         ("It is {{convert|5|km|mi}} long.", "It is 5 km long."),
@@ -92,6 +93,19 @@ The legacy lives on until this very day, people say.
         "A remark that is indented and also a full sentence here.",
         "The legacy lives on until this very day, people say.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "prose"),
+    [
+        ("It is one sentence\n<!-- a note -->\nthat goes on.", "It is one sentence that goes on."),
+        ("It is one\n <!-- a\n b --> <!-- c --> \nthat goes on.", "It is one that goes on."),
+        ("It is one <!-- a\n\n b -->that goes on.", "It is one that goes on."),
+        ("It is one that goes on.\n\n<!-- a -->\n\nEnd.", "It is one that goes on.\nEnd."),
+    ],
+)
+def test_a_line_of_comments_does_not_end_a_paragraph(wikitext: str, prose: str) -> None:
+    assert clean_wikitext(wikitext + TAIL) == prose + TAIL
 
 
 @pytest.mark.parametrize(
