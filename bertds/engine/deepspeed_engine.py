@@ -168,8 +168,7 @@ class Engine:
             The model's output, detached.
         """
         reached("engine.forward")
-        if not self._engine.module.training:  # train() visits every module
-            self._engine.train()
+        self._set_training(True)
         with self.forward_clock.timed():
             output = self._engine(**micro_batch.model_inputs())
             output = passed("engine.output", output, micro_batch=micro_batch)
@@ -238,11 +237,13 @@ class Engine:
             predict: return the most likely token ids instead of the masked-LM loss.
         """
         reached("engine.evaluate")
-        self._engine.eval()
+        self._set_training(False)
         more = {"predict": True} if predict else {}
-        output = self._engine(**micro_batch.model_inputs(), **more)
-        self._engine.train()
-        return output
+        return self._engine(**micro_batch.model_inputs(), **more)
+
+    def _set_training(self, mode: bool) -> None:
+        if self._engine.module.training != mode:  # train() visits every module
+            self._engine.train(mode)
 
     def global_sums(self, values: list[float]) -> torch.Tensor:
         """Sum numbers over all ranks in one small all-reduce.

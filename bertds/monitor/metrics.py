@@ -83,7 +83,7 @@ class Metrics:
     Args:
         run_dir: the folder of ``metrics.jsonl``.
         every_steps: number of steps per train line.
-        next_sentence: whether the next-sentence head is trained.
+        next_sentence: whether the next-sentence head is trained: the rows have labels.
         engine: for sums over the ranks, gradient norm, loss scale, trust ratios.
         listeners: also receive each line (main process only).
         meter: converts tokens and seconds to operations per second and MFU.

@@ -26,7 +26,7 @@ def score(
         batches: this rank's micro batches.
         forward: returns an output with loss sums and correct counts, without gradients.
         global_sums: sums a list over the ranks.
-        next_sentence: whether the model has a next-sentence head.
+        next_sentence: whether the model has a next-sentence head and the rows have labels.
         passes: make exactly this number of forward passes, the same on every rank. Under ZeRO-3 a
             forward pass is collective, and a rank with fewer batches would block the others. The
             extra passes do not count.

@@ -1,7 +1,7 @@
 """The learning rate of every step, as a pure function of the step (or of the clock).
 
-All published recipes are one formula with different numbers. With t the number of updates before
-this one, W the warmup and T the length of the schedule::
+All published recipes are one formula with different numbers. With t the number of steps before
+this one (skipped steps are counted), W the warmup and T the length of the schedule::
 
     t <  W:  peak * (from + (1 - from) * ((t + 1) / W) ** warmup_power)
     t >= W:  peak * (floor + (1 - floor) * decay(t))
@@ -47,10 +47,10 @@ class LearningRate:
         return round((self.config.warmup_ratio or 0.0) * self.horizon_steps)
 
     def __call__(self, step: int, hours: float = 0.0) -> float:
-        """Return the learning rate of one update.
+        """Return the learning rate of one step.
 
         Args:
-            step: updates done in this run before this one, from 0.
+            step: steps of this run before this one, skipped ones included.
             hours: training time so far, over all restarts; used if the schedule follows the clock.
         """
         config = self.config

@@ -57,7 +57,7 @@ def evaluate(
         batches,
         forward,
         lambda values: torch.tensor(values, dtype=torch.float64),
-        trained.config.next_sentence,
+        trained.config.next_sentence and source.has_pairs,
     )
     counts = source.token_counts()
     if counts is not None:

@@ -59,6 +59,7 @@ from bertds.training.settings import read_settings
 from bertds.training.speedups import apply_speedups
 from bertds.training.starting_point import (
     check_alike,
+    check_moments,
     continue_run,
     start_weights,
     warn_of_other_data,
@@ -132,6 +133,12 @@ def _build(
     # Open the data, and check that the model fits its vocabulary and the memory.
     source = open_source(config.data, config.run.seed, split="train")
     held_out = open_held_out(config, source)
+    if config.model.next_sentence and not source.has_pairs:
+        log.warning(
+            "%s: no next_sentence_labels, so the next-sentence head is not trained; set "
+            "model.next_sentence=false in a new run",
+            config.data.path,
+        )
     vocab_size = source.tokenizer.vocab_size
     check_model_size(config.model, vocab_size)
     check_fits(config, settings, place, vocab_size)
@@ -142,6 +149,7 @@ def _build(
     use_word_weights(model, config, source)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     start = start_weights(config, model, source.tokenizer, folder.checkpoints)
+    check_moments(config, settings.optimizer.kind, start)
     if start is not None and start.is_own:
         folder.check_resumed(start.reader.manifest)
 
@@ -188,7 +196,7 @@ def _build(
     # Stop requests, rank speeds and metrics continue from the restored state.
     agreement = build_agreement(engine, watch, state)
     rank_speed = compare_ranks(engine, agreement)
-    metrics = build_metrics(config, settings, folder, engine, trackers, vocab_size, rank_speed)
+    metrics = build_metrics(config, settings, folder, engine, trackers, source, rank_speed)
     metrics.start(state)
     metrics.restore_window(state.window)
 
@@ -320,18 +328,20 @@ def build_metrics(
     folder: RunFolder,
     engine: Engine,
     trackers: list[Listener],
-    vocab_size: int,
+    source: Source,
     rank_speed: RankSpeed | None,
 ) -> Metrics:
     """Return the metrics of the run, with the meter of its operations per second."""
     meter = Meter(
         config.model,
-        vocab_size,
+        source.tokenizer.vocab_size,
         engine.world_size,
         device_peak(engine.device.type, settings.precision),
     )
-    every_steps, next_sentence = config.log.every_steps, config.model.next_sentence
-    return Metrics(folder.path, every_steps, next_sentence, engine, trackers, meter, rank_speed)
+    next_sentence = config.model.next_sentence and source.has_pairs
+    return Metrics(
+        folder.path, config.log.every_steps, next_sentence, engine, trackers, meter, rank_speed
+    )
 
 
 def compare_ranks(engine: Engine, agreement: Agreement) -> RankSpeed | None:

@@ -150,6 +150,8 @@ def _compare(
     if json_before is not None:
         before |= dotted(json_before, IN_JSON)
         now |= dotted(deepspeed, IN_JSON)
+        for values in (before, now):  # the only fixed key of the JSON that may be absent
+            values.setdefault(f"{IN_JSON}optimizer.params.variant", "nvidia")
     for key, value in now.items():
         # The previous start used the default of a key that did not exist then.
         if rule_of(key) == "fixed" and key in before and before[key] != value:

@@ -96,7 +96,7 @@ class Validator:
             self._batches(engine.rank, engine.world_size),
             lambda batch: engine.eval_forward(batch.to(engine.device)),
             engine.global_sums,
-            config.model.next_sentence,
+            config.model.next_sentence and self.source.has_pairs,
             passes=-(-most_rows // self.micro_batch),
             filler=lambda: self._batches(0, 1),
         )

@@ -29,6 +29,16 @@ _PRODUCED_BY = re.compile(r"^(?:E-text prepared by|Produced by|Transcribed (?:by
 _BLANK_LINES = re.compile(r"\n[ \t\f\xa0]*\n[^\S\u3000]*")
 # East Asian books indent their paragraphs, often without blank lines between them.
 _INDENTED = re.compile(r"\n(?=[ \t]*\u3000)")
+# "CHAPTER 1. Loomings.", which would be a sentence by its end.
+_NUMBERED_HEADING = re.compile(
+    r"(?i:chapter|chapitre|cap[ií]tulo|capitolo|capitol|kapit(?:el|tel)|hoofdstuk|rozdział|kapitola"
+    r"|глава|розділ|bölüm|book|part|letter|act|scene|volume)\s+(?:[IVXLC]+|\d+)"
+    r"(?=[.:,;–—-]|\s+[^\Wa-z]|$)"
+)
+_LONGEST_HEADING = 80
+# A line of a table of contents, with or without the word.
+_CONTENTS_LINE = re.compile(rf"(?:{_NUMBERED_HEADING.pattern})|[IVXLC]+\.\s")
+_SOFT_HYPHEN_AT_END = re.compile("\xad[ \t]*\n[ \t]*(?=\\S)")
 _EMPHASIS = re.compile(r"(?<![\w_])_([^_\n]{1,200})_(?![\w_])")
 _TERMINAL = frozenset(".!?:;,”\"’')—-")
 
@@ -62,11 +72,16 @@ def decode(data: bytes) -> tuple[str, str]:
 def book_text(text: str) -> str:
     """Return the paragraphs of a book, one in a line, without Gutenberg's frame."""
     text = without_frame(line_feeds(text))
+    if "\xad" in text:
+        text = _SOFT_HYPHEN_AT_END.sub("", text)
     # Chinese and Japanese lines are joined without a space.
     join: Callable[[list[str]], str] = join_lines if may_join_without_space(text) else " ".join
     paragraphs = []
     for block in _blocks(text):
-        paragraph = clean_line(join(list(filter(None, map(str.strip, block.split("\n"))))))
+        lines = list(filter(None, map(str.strip, block.split("\n"))))
+        if _is_contents(lines):
+            continue
+        paragraph = clean_line(join(lines))
         if "_" in paragraph:
             paragraph = _EMPHASIS.sub(r"\1", paragraph)
         if _is_prose(paragraph):
@@ -82,11 +97,21 @@ def _blocks(text: str) -> list[str]:
     return [paragraph for block in blocks for paragraph in _INDENTED.split(block)]
 
 
+def _is_contents(lines: list[str]) -> bool:
+    """Return whether nearly all lines of a paragraph are those of a table of contents."""
+    if len(lines) < 3 or _CONTENTS_LINE.match(lines[0]) is None:
+        return False
+    entries = sum(_CONTENTS_LINE.match(line) is not None for line in lines)
+    return entries >= 0.8 * len(lines)
+
+
 def _is_prose(paragraph: str) -> bool:
     """Distinguish paragraphs from headings, tables of contents, rows of asterisks and credits."""
     if not paragraph or _PRODUCED_BY.match(paragraph) or is_header_line(paragraph):
         return False
     if len(paragraph) < 500 and "Project Gutenberg" in paragraph:
+        return False
+    if len(paragraph) < _LONGEST_HEADING and _NUMBERED_HEADING.match(paragraph):
         return False
     # Nearly all paragraphs begin with a letter, or with a quotation mark and a letter.
     if not (paragraph[0].isalpha() or any(c.isalpha() for c in paragraph[1:200])):

@@ -9,6 +9,7 @@ are used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from bertds.data.scripts import last_break, needs_own_ends, split_further
@@ -63,17 +64,48 @@ def safe_segmenter() -> Callable[[str, str], list[str]]:
     return segment_safely
 
 
+def whole_abbreviations(pieces: list[str]) -> list[str]:
+    """Join pieces that were divided inside an abbreviation: ``av. J.`` and ``-C. fut long.``.
+
+    sentencex does not know all abbreviations of all languages. One or two letters, a full stop and
+    another letter without a space are an abbreviation. A tokenizer that is not WordPiece would see
+    a space there that the text does not have.
+    """
+    # Nearly all sentences but the last have a space at their end.
+    if "." not in [piece[-1:] for piece in pieces[:-1]]:
+        return pieces
+    whole: list[str] = []
+    for piece in pieces:
+        if whole and whole[-1][-1:] == "." and _CONTINUES.match(piece):
+            word = _BEFORE_FULL_STOP.split(whole[-1])[-2]
+            if 0 < sum(map(str.isalpha, word)) <= 2:
+                whole[-1] += piece
+                continue
+        whole.append(piece)
+    return whole
+
+
+_CONTINUES = re.compile(r"-?[^\W\d_]")
+_STOP_INSIDE = re.compile(rf"\.{_CONTINUES.pattern}")
+_BEFORE_FULL_STOP = re.compile(r"[\s.]")
+
+
 def sentence_splitter(language: str) -> Callable[[str], list[str]]:
     """Return a function from a document (paragraphs, one a line) to its sentences."""
     strip, segment_safely = str.strip, safe_segmenter()
 
+    def segment_whole(code: str, text: str) -> list[str]:
+        return whole_abbreviations(segment_safely(code, text))
+
     def segment_further(code: str, text: str) -> list[str]:
-        return [p for sentence in segment_safely(code, text) for p in split_further(sentence)]
+        return [p for sentence in segment_whole(code, text) for p in split_further(sentence)]
 
     def split(document: str) -> list[str]:
         sentences: list[str] = []
-        # Decided once per document, so that paragraphs in other scripts cost nothing.
-        segment = segment_further if needs_own_ends(document) else segment_safely
+        # Decided once per document, so that most paragraphs cost nothing.
+        segment = segment_whole if _STOP_INSIDE.search(document) else segment_safely
+        if needs_own_ends(document):
+            segment = segment_further
         for paragraph in document.split("\n"):
             if len(paragraph) <= LONGEST_SENTENCE:
                 # Nearly all paragraphs: none of their sentences can be too long.

@@ -95,4 +95,5 @@ def show(paragraphs: list[str]) -> list[str]:
 def _shown(paragraph: str) -> str:
     if paragraph.isascii() or _HIDDEN.search(paragraph) is None:
         return paragraph
-    return paragraph.translate(_SHOW).strip()
+    # NOTHING between two spaces has kept them apart.
+    return " ".join(paragraph.translate(_SHOW).split())

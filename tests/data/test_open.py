@@ -222,6 +222,13 @@ def test_instance_folders_have_their_own_splits_and_find_the_tokenizer(
     with pytest.raises(DataError, match=r"rows of 32 tokens, but data\.sequence_length=16"):
         open_source(replace(single, sequence_length=16), 1)
     assert open_source(replace(single, sequence_length=64), 1).describe()["rows"] > 20
+    # Padding needs the largest number of masked positions of a row.
+    packed = replace(single, pack_tokens=64)
+    assert open_source(packed, 1).describe()["max_predictions"] == 5
+    fewer = replace(packed, max_predictions_per_sequence=4)
+    with pytest.raises(DataError, match=r"up to 5 masked positions, but .*_per_sequence=4"):
+        open_source(fewer, 1)
+    assert open_source(replace(fewer, pack_tokens=0), 1).describe()["max_predictions"] == 5
     (tmp_path / "tokenizer" / "vocab.txt").unlink()
     with pytest.raises(DataError, match=r"set data\.vocab"):
         open_source(single, 1)

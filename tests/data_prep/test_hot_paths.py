@@ -62,7 +62,7 @@ def plain_sentences(document: str) -> list[str]:
     found = []
     for paragraph in document.split("\n"):
         for piece in sentences.cut(paragraph, sentences.LONGEST_PARAGRAPH):
-            for sentence in segment("en", piece):
+            for sentence in sentences.whole_abbreviations(segment("en", piece)):
                 for part in sentences.cut(sentence, sentences.LONGEST_SENTENCE):
                     if part.strip():
                         found.append(part.strip())

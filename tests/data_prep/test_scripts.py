@@ -77,6 +77,25 @@ def test_a_paragraph_is_several_sentences(language: str, splitter: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("language", "text", "sentences"),
+    [
+        ("fr", "L’an 300 av. J.-C. Il mourut.", ["L’an 300 av. J.-C.", "Il mourut."]),
+        ("it", "Nel 300 a.C. Poi venne.Andò.", ["Nel 300 a.C.", "Poi venne.", "Andò."]),
+        ("hr", "Godine 300 pr.Kr. Bilo je.", ["Godine 300 pr.Kr.", "Bilo je."]),
+        ("fa", "در ۳۰۰ ق.م. بود.", ["در ۳۰۰ ق.م.", "بود."]),
+        ("bn", "খ্রি.পূ. ৩০০। তিনি বি.এ. পাস।", ["খ্রি.পূ.", "৩০০।", "তিনি বি.এ. পাস।"]),
+        ("th", "เมื่อ พ.ศ. 2533", ["เมื่อ พ.ศ.", "2533"]),
+        ("en", "It was in 1990.Then he left.", ["It was in 1990.", "Then he left."]),
+    ],
+)
+def test_no_sentence_ends_inside_an_abbreviation(
+    language: str, text: str, sentences: list[str]
+) -> None:
+    """A byte-level BPE would see a space there: the sentences are joined by spaces."""
+    assert sentence_splitter(language)(text) == sentences
+
+
+@pytest.mark.parametrize(
     ("lines", "joined"),
     [
         (["并入", "於漢"], "并入於漢"),

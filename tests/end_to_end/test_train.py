@@ -18,7 +18,11 @@ from bertds.checkpoint.format import CheckpointReader
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import load_config
 from bertds.config.ramps import BatchRamp, MaskRate
+from bertds.config.recipe import DataConfig
+from bertds.config.row_settings import RowSettings
+from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.loader import BatchLoader, open_source
+from bertds.data.samples.flat_rows import build_instances
 from bertds.monitor.mfu import Meter
 from bertds.monitor.run_files import read_metrics
 from bertds.train import entry
@@ -364,3 +368,28 @@ def test_a_run_of_one_process_needs_no_port(
             environment={"MASTER_PORT": port},
         )
     assert code == 0, text
+
+
+def test_rows_without_pair_labels_have_no_next_sentence_scores(
+    fork_server: ForkServer,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    tiny_data: Path,
+    tiny_vocab: Path,
+) -> None:
+    """NVIDIA HDF5 files may lack them, although the model has the head: 0.0 would be untrue."""
+    rows = RowSettings(sequence_length=32, max_predictions=5, pairs="none")
+    source = open_source(DataConfig(path=str(tiny_data), sequence_length=32), 1)
+    shards = [source.shard(number) for number in range(source.shards)]
+    for split in ("training", "test"):
+        chunks = build_instances(shards, 0, rows, 1, tokenizer=source.tokenizer)
+        path = tmp_path / "rows" / f"x_{split}_0.hdf5"
+        path.parent.mkdir(exist_ok=True)
+        write_instance_file(path, chunks, sequence_length=32, max_predictions=5)
+    arguments = [part for part in command("run") if not part.startswith("data.path=")]
+    arguments += [f"data.path={tmp_path / 'rows'}", f"data.vocab={tiny_vocab}"]
+    code, text = fork_server.run(arguments, output=tmp_path)
+    assert code == 0 and "the next-sentence head is not trained" in text, text
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl").lines
+    assert lines[-1]["split"] == "validation" and lines[-1]["loss"] == lines[-1]["mlm_loss"]
+    assert not [key for line in lines for key in line if key.startswith("nsp")]

@@ -202,9 +202,10 @@ def test_evaluation_leaves_no_trace() -> None:
     train(engine, 0, 1)
     before = gather_state(engine)
     output = engine.eval_forward(rows_of(0, 0, 24))
-    assert not output.mlm_loss_sum.requires_grad
+    assert not output.mlm_loss_sum.requires_grad and not engine._engine.module.training
     assert same(gather_state(engine), before)
     assert train(engine, 1, 2)[1] == [True]
+    assert engine._engine.module.training
     engine.close()
 
 

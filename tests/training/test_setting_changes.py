@@ -73,6 +73,20 @@ def test_fixed_settings_are_refused_by_name(
         changes(run, recipe(run, **values), json_values)
 
 
+def test_the_variant_of_lamb_is_fixed_whether_written_or_not(run: Path) -> None:
+    silent, nvidia, paper = (
+        deepspeed(type="Lamb", params={"lr": 0.002, **more})
+        for more in ({}, {"variant": "nvidia"}, {"variant": "paper"})
+    )
+    for before, now in ((paper, silent), (silent, paper), (nvidia, paper)):
+        (run / "deepspeed.json").write_text(json.dumps(before))
+        with pytest.raises(ConfigError, match=r"optimizer\.params\.variant=\w+, but now"):
+            changes(run, recipe(run), now)
+    for before, now in ((silent, nvidia), (nvidia, silent)):
+        (run / "deepspeed.json").write_text(json.dumps(before))
+        assert changes(run, recipe(run), now) == []
+
+
 def test_settings_that_change_the_result_are_announced_and_others_are_not(run: Path) -> None:
     lower = {**deepspeed(params={"lr": 0.0001, "betas": [0.9, 0.98]}), "gradient_clipping": 0.5}
     lower |= {"train_micro_batch_size_per_gpu": 6, "zero_optimization": {"stage": 2}}

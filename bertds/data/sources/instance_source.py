@@ -112,6 +112,7 @@ class InstanceSource(Source):
                     f"next_sentence_labels, unlike {self._files[0]}; all files must be alike"
                 )
         self.has_pairs = with_pairs and first.has_labels
+        self.max_predictions = max(header.max_predictions for header in self._headers)
         # Bytes per unpadded row at most: ids are 2 bytes, a masked position takes 4.
         row_bytes = 2 * sequence_length + 4 * first.max_predictions + 32
         self.block_rows = max(1, BLOCK_BYTES // row_bytes)
@@ -154,7 +155,7 @@ class InstanceSource(Source):
             "split": self._split,
             "rows": sum(header.rows for header in self._headers),
             "sequence_length": self.sequence_length,
-            "max_predictions": max(header.max_predictions for header in self._headers),
+            "max_predictions": self.max_predictions,
             "pairs": "nsp" if self.has_pairs else "none",
             "vocab_size": self.tokenizer.vocab_size,
             "tokenizer_fingerprint": self.tokenizer.fingerprint,

@@ -82,7 +82,7 @@ def open_source(data_config: DataConfig, seed: int, *, split: str = "train") -> 
 
 
 def _open_instances(data_config: DataConfig, path: Path, seed: int, split: str) -> Source:
-    return InstanceSource(
+    source = InstanceSource(
         path,
         find_tokenizer(path, data_config.vocab, data_config.lower_case),
         seed,
@@ -90,6 +90,13 @@ def _open_instances(data_config: DataConfig, path: Path, seed: int, split: str) 
         sequence_length=data_config.sequence_length,
         with_pairs=data_config.pairs != "none",
     )
+    masked, most = source.max_predictions, data_config.max_predictions_per_sequence
+    if data_config.pack_tokens and masked > most:
+        raise DataError(
+            f"{path}: rows of up to {masked} masked positions, but "
+            f"data.max_predictions_per_sequence={most}, to which data.pack_tokens pads; raise it"
+        )
+    return source
 
 
 def _open_text(data_config: DataConfig, path: Path, settings: RowSettings, seed: int) -> Source:

@@ -37,6 +37,36 @@ def test_a_book_loses_its_frame_and_hard_line_ends() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("paragraph", "kept"),
+    [
+        ("CHAPTER 1. Loomings.", False),
+        ("Chapter XI. Who Stole the Tarts?", False),
+        ("Kapitel 3.", False),
+        ("Глава I.", False),
+        ("I. A Scandal in Bohemia\nII. The Red-headed League\nIII. A Case of Identity", False),
+        (
+            "Chapter I The Period\nChapter II The Mail\nChapter III The Night\n  a long name\n"
+            "Chapter IV The Preparation",
+            False,
+        ),
+        ("Part I was read aloud, he said.", True),
+        ("CHAPTER 1. It was a long way to the sea, and he did not know how far it would be.", True),
+        ("I. He goes.\nThe ship sails over the sea and\ncomes home at last.", True),
+        ("1. It is good.\n2. It was good.\n3. It will be good.", True),
+    ],
+)
+def test_numbered_headings_and_tables_of_contents_are_no_prose(paragraph: str, kept: bool) -> None:
+    text = book_text(f"It was the best of times.\n\n{paragraph}\n\nIt was the worst of times.\n")
+    assert text.count("\n") == (2 if kept else 1)
+
+
+def test_a_soft_hyphen_at_the_end_of_a_line_joins_a_word() -> None:
+    assert book_text("It is a hy\xad\n  phen, in a so\xadft line.\n\nEnd\xad\n\nIt is so.\n") == (
+        "It is a hyphen, in a so\xadft line.\nIt is so."
+    )
+
+
 def test_a_book_in_latin1_or_utf16_is_read(tmp_path: Path) -> None:
     text = "The café was closed – she said so, and went home at once."
     assert decode(text.encode("cp1252")) == (text, "cp1252")

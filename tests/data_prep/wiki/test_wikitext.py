@@ -38,6 +38,8 @@ TAIL = " It stands here so that the line is long enough to be prose."
         ("The word {{lang|fr|mot}} and {{lang-de|Wort}}.", "The word mot and Wort."),
         ("He sailed in {{USS|Enterprise}} then.", "He sailed in USS Enterprise then."),
         ("A {{nowrap|[[a|b]] c}} d.", "A b c d."),
+        ("A {{citation needed span|text=b c|date=x}}, {{cn-span|d e}}.", "A b c, d e."),
+        ("A <nowiki/> b and <nowiki>c  d</nowiki>.", "A b and c d."),
         ("__NOTOC__ Text without a table of contents.", "Text without a table of contents."),
         ("H<sub>2</sub>O is <span style='x'>water</span>.", "H2O is water."),
         ("Sodium ({{chem|Na|2|O}}) and {{IPA|/a/}}, {{angbr|a}}.", "Sodium (Na2O) and /a/, ⟨a⟩."),
