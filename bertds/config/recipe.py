@@ -244,7 +244,8 @@ class InitConfig:
     optimizer_state: Literal["none", "moments", "all"] = "moments"
     """What to take from the optimizer state of a run or checkpoint. moments: keep both Adam moments
     and restart the step counter (phase 2 of NVIDIA DeepLearningExamples). all: also keep the
-    counter (Devlin). none: start with zero moments."""
+    counter (Devlin). none: start with zero moments, which is required after Muon if this run uses
+    another optimizer."""
     heads: Literal["require", "allow_missing"] = "require"
     """allow_missing: initialize missing pre-training heads at random, for a folder that has only
     the encoder."""

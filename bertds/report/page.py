@@ -243,7 +243,7 @@ def _data_tables(runs: list[RunView]) -> list[Table]:
             [
                 f"source: {source.get('name', '')}",
                 f"{source.get('kind', '')}, "
-                f"{source.get('licence', '')}: "
+                f"{source.get('licence') or 'licence not stated'}: "
                 + ", ".join(file["name"] for file in source.get("files", [])[:4])
                 + (" ..." if len(source.get("files", [])) > 4 else ""),
             ]

@@ -59,6 +59,7 @@ from bertds.training.settings import read_settings
 from bertds.training.speedups import apply_speedups
 from bertds.training.starting_point import (
     check_alike,
+    check_moments,
     continue_run,
     start_weights,
     warn_of_other_data,
@@ -148,6 +149,7 @@ def _build(
     use_word_weights(model, config, source)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     start = start_weights(config, model, source.tokenizer, folder.checkpoints)
+    check_moments(config, settings.optimizer.kind, start)
     if start is not None and start.is_own:
         folder.check_resumed(start.reader.manifest)
 

@@ -17,13 +17,15 @@ from bertds.data.sources.base import Source
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info, warn_of_other_rules
 from bertds.data.vocabulary_file import has_tokenizer
 from bertds.engine.interface import TrainingEngine
-from bertds.errors import CheckpointError, DataError
+from bertds.errors import CheckpointError, ConfigError, DataError
 from bertds.model.build import PreTrainingModel
 from bertds.pretrained import hf_config, weight_files
 from bertds.system.logs import log
 
 # Two models with equal values of these keys have the same tensors with the same meaning.
+# The style comes first, since it explains other differences: the first one found is reported.
 ARCHITECTURE = (
+    "style",
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
@@ -33,7 +35,6 @@ ARCHITECTURE = (
     "hidden_act",
     "next_sentence",
     "vocab_size",
-    "style",
     "local_attention",
     "global_attn_every_n_layers",
 )
@@ -114,12 +115,37 @@ def check_architecture(
     free.update(ONLY_BERT if config.model.style == "modern" else ONLY_MODERN)
     # Checkpoints from before `style` existed lack it and contain a BERT.
     theirs = {"style": "bert", **theirs}
-    for key in ("style", *ARCHITECTURE):  # the style explains other differences: report it first
+    for key in ARCHITECTURE:
         if key not in free and theirs.get(key) != ours[key]:
             raise CheckpointError(
                 f"{path}: its {key} is {theirs.get(key)}, this run's is {ours[key]}; weights can "
                 "only be loaded from a model with the same architecture and vocabulary"
             )
+
+
+def check_moments(config: Config, optimizer: str, start: StartingPoint | None) -> None:
+    """Refuse Muon's moments for another optimizer.
+
+    Muon keeps no second moment of hidden matrices, and its momentum is not an average: Adam's first
+    update would be hundreds of times too large. Adam, AdamW and LAMB can use each other's moments,
+    and Muon can use theirs.
+
+    Args:
+        config: the recipe.
+        optimizer: the kind that this run trains with.
+        start: where it begins.
+
+    Raises:
+        ConfigError: names the setting that leaves the moments out.
+    """
+    if start is None or start.is_own or config.init.optimizer_state == "none":
+        return
+    theirs = start.reader.manifest.get("deepspeed", {}).get("optimizer", {}).get("type", "")
+    if theirs.lower() == "muon" and optimizer != "Muon":
+        raise ConfigError(
+            f"{start.reader.folder}: trained with Muon, whose moments {optimizer} cannot use; set "
+            f"init.optimizer_state=none, found {config.init.optimizer_state}"
+        )
 
 
 def _check_tokenizer(reader: CheckpointReader, tokenizer: TokenizerInfo) -> None:

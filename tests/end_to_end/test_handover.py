@@ -74,3 +74,25 @@ def test_another_vocabulary_is_refused(
             [*kept, f"data.path={data}", f"init.from={first}"], output=tmp_path
         )
         assert code == 2 and message in text, text
+
+
+def test_muons_moments_are_refused_by_another_optimizer(
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Its hidden matrices have no second moment: AdamW's first update would ruin the model."""
+    short = ("schedule.total_steps=2",)
+    muon = command("muon", "deepspeed.optimizer.type=Muon", *short)
+    code, text = fork_server.run(muon, output=tmp_path)
+    assert code == 0, text
+    after = ("deepspeed.optimizer.type=AdamW", f"init.from={tmp_path / 'muon'}", *short)
+    code, text = fork_server.run(command("adam", *after), output=tmp_path)
+    assert code == 2 and "trained with Muon, whose moments AdamW cannot use; set init." in text
+    code, text = fork_server.run(
+        command("adam", *after, "init.optimizer_state=none"), output=tmp_path
+    )
+    assert code == 0, text
+    # Muon itself can use its own moments, and those of an average.
+    for run, origin in (("muon_2", "muon"), ("muon_3", "adam")):
+        again = command(run, f"init.from={tmp_path / origin}", *short)
+        code, text = fork_server.run([*again, "deepspeed.optimizer.type=Muon"], output=tmp_path)
+        assert code == 0, text

@@ -151,8 +151,9 @@ def test_sums_of_bf16_begin_at_zero_in_each_step() -> None:
 
 @pytest.mark.parametrize("clipping", [0.0, 0.5])
 @pytest.mark.parametrize("stage", [1, 2, 3])
+@fp16_allowed()
 def test_a_step_that_doubles_the_loss_scale_uses_the_whole_gradient(
-    stage: int, clipping: float, halves: None
+    stage: int, clipping: float
 ) -> None:
     """DeepSpeed divides by the new scale, and the optimizer gets half the gradient."""
     found = []
@@ -174,9 +175,8 @@ def test_a_step_that_doubles_the_loss_scale_uses_the_whole_gradient(
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_an_overflow_at_the_lowest_scale_is_a_fault_and_no_exception(
-    stage: int, halves: None
-) -> None:
+@fp16_allowed()
+def test_an_overflow_at_the_lowest_scale_is_a_fault_and_no_exception(stage: int) -> None:
     json_values = values(stage, "fp16")
     json_values["train_micro_batch_size_per_gpu"] = 12
     json_values["fp16"].update(initial_scale_power=9, min_loss_scale=2**8)
