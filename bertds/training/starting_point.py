@@ -23,7 +23,9 @@ from bertds.pretrained import hf_config, weight_files
 from bertds.system.logs import log
 
 # Two models with equal values of these keys have the same tensors with the same meaning.
+# The style comes first, since it explains other differences: the first one found is reported.
 ARCHITECTURE = (
+    "style",
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
@@ -33,7 +35,6 @@ ARCHITECTURE = (
     "hidden_act",
     "next_sentence",
     "vocab_size",
-    "style",
     "local_attention",
     "global_attn_every_n_layers",
 )
@@ -114,7 +115,7 @@ def check_architecture(
     free.update(ONLY_BERT if config.model.style == "modern" else ONLY_MODERN)
     # Checkpoints from before `style` existed lack it and contain a BERT.
     theirs = {"style": "bert", **theirs}
-    for key in ("style", *ARCHITECTURE):  # the style explains other differences: report it first
+    for key in ARCHITECTURE:
         if key not in free and theirs.get(key) != ours[key]:
             raise CheckpointError(
                 f"{path}: its {key} is {theirs.get(key)}, this run's is {ours[key]}; weights can "

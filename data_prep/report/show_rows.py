@@ -25,6 +25,7 @@ from bertds.errors import EXIT_OK, ConfigError, DataError
 from bertds.system.arguments import CommandParser
 from bertds.system.secrets import masked
 from bertds.system.storage import is_url
+from data_prep.report.statistics import USUAL_ROWS
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -135,7 +136,7 @@ def shard_rows(
     if not infos:
         raise DataError(f"{out}: the {split} split is empty")
     settings = manifest.settings
-    asked = settings.get("instances") or [{"sequence_length": 128, "max_predictions": 20}]
+    asked = settings.get("instances") or [USUAL_ROWS]
     length = sequence_length or asked[0]["sequence_length"]
     predictions = {one["sequence_length"]: one["max_predictions"] for one in asked}
     row_settings = RowSettings.from_mapping(
