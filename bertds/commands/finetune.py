@@ -204,7 +204,8 @@ def main(argv: list[str] | None = None) -> int:
         end_processes()
     if is_main:
         print(table(results))
-        print(f"wrote {args.out}")
+        model = Path(args.out) / "model"
+        print(f"wrote {args.out}" + f"; the model is in {model}" * model.is_dir())
     return EXIT_OK
 
 

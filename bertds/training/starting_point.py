@@ -16,6 +16,7 @@ from bertds.data.model_names import path_of
 from bertds.data.sources.base import Source
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info, warn_of_other_rules
 from bertds.data.vocabulary_file import has_tokenizer
+from bertds.display.words import listed
 from bertds.engine.interface import TrainingEngine
 from bertds.errors import CheckpointError, ConfigError, DataError
 from bertds.model.build import PreTrainingModel
@@ -84,8 +85,7 @@ def start_weights(
         report = weight_files.load_folder(model, path)
         if report.missing and config.init.heads == "require":
             raise CheckpointError(
-                f"{path}: contains no weights for "
-                f"{', '.join(report.missing[:3])}{(' ...' if len(report.missing) > 3 else '')}; "
+                f"{path}: contains no weights for {listed(report.missing, 3)}; "
                 "set init.heads=allow_missing to initialize those at random"
             )
         log.info("weights from %s (%d tensors initialized at random)", path, len(report.missing))
