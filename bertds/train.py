@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
 from bertds.system import early_stop
-from bertds.system.arguments import add_overrides
+from bertds.system.arguments import CommandParser, add_overrides
 from bertds.system.fault_points import reached
 from bertds.system.run_command import guarded
 from bertds.system.start_up import loading
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; ``--help`` imports nothing heavy."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds train",
         description="Pre-train BERT for one phase. Run the same command again to resume a "
         "stopped run.",

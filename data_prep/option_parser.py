@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import ConfigError
+from bertds.system.arguments import CommandParser
 from bertds.system.option_types import finite
 from data_prep.request import CHOICES, REMOVED_OPTIONS
 from data_prep.selection.filters import QUALITY_RULES
@@ -73,7 +74,7 @@ def _hidden(text: str) -> str:
 
 def option_parser(full: bool) -> argparse.ArgumentParser:
     """Return the parser; its ``--help`` shows the rarely used options only if ``full``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=_program(),
         description="Turn corpora into training shards: clean text, sentences, tokens.",
         epilog=_EXAMPLES,

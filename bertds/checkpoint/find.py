@@ -74,4 +74,7 @@ def locate(path: Path | str) -> CheckpointReader:
         raise CheckpointError(f"{path}: the run has no checkpoint yet")
     if not path.exists():
         raise CheckpointError(f"{path}: no such run or checkpoint")
-    raise CheckpointError(f"{path}: neither a run folder nor a checkpoint")
+    # The output of bertds finetune and of bertds pipeline.
+    inner = path / "model"
+    meant = f" (did you mean {inner}?)" if (inner / "config.json").is_file() else ""
+    raise CheckpointError(f"{path}: neither a run folder nor a checkpoint{meant}")

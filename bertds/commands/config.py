@@ -21,12 +21,12 @@ from bertds.config.recipe import Config
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.engine.ds_config_texts import json_keys
 from bertds.errors import EXIT_BAD_INPUT, EXIT_OK, ConfigError
-from bertds.system.arguments import add_overrides
+from bertds.system.arguments import CommandParser, add_overrides
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds config", description="Show, explain, compare and check settings."
     )
     actions = parser.add_subparsers(dest="action", required=True)

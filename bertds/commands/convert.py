@@ -10,12 +10,13 @@ from bertds.pretrained.convert import convert
 from bertds.pretrained.foreign.megatron import MegatronBert
 from bertds.pretrained.open_any import opened
 from bertds.pretrained.output_folder import check_output
+from bertds.system.arguments import CommandParser
 from bertds.system.idle_options import given_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds convert",
         description="Convert a model to a Hugging Face folder or an NVIDIA DLE checkpoint. SRC: "
         "a run, a Hugging Face folder, a name listed by `bertds models`, ckpt_*.pt of DLE, "

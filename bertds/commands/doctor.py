@@ -21,6 +21,7 @@ from bertds.display.words import count
 from bertds.doctor import machine
 from bertds.doctor import node as cluster_check
 from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, DataError
+from bertds.system.arguments import CommandParser
 from bertds.system.atomic_files import explain_os_error
 from bertds.system.idle_options import given_options, refuse_idle, refuse_together
 from bertds.system.option_types import finite
@@ -28,7 +29,7 @@ from bertds.system.option_types import finite
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds doctor",
         description="Check whether this machine, or each node of a Slurm job, is fit to train.",
         epilog="Exit codes: 0 fit, 1 this machine or some nodes are not fit, 2 the same fault on "

@@ -15,13 +15,14 @@ from bertds.pretrained.blimp import FILE as BLIMP_FILE
 from bertds.pretrained.blimp import describe, evaluate_blimp, read_pairs
 from bertds.pretrained.load import load_pretrained
 from bertds.pretrained.transformers_api import as_hugging_face_folder, tokenizer_of
+from bertds.system.arguments import CommandParser
 from bertds.system.atomic_files import write_json
 from bertds.system.idle_options import given_options, refuse_together
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds evaluate",
         description="Compute masked-LM loss, masked-LM accuracy and next-sentence accuracy on "
         "held-out text. With --blimp, compute accuracy on the minimal pairs of BLiMP "

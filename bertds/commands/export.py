@@ -11,12 +11,13 @@ from bertds.pretrained import hf_config
 from bertds.pretrained.export import export
 from bertds.pretrained.output_folder import MARK
 from bertds.pretrained.push import check_push, push
+from bertds.system.arguments import CommandParser
 from bertds.system.json_fields import parse_json
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds export",
         description="Write a run as a Hugging Face folder that transformers can load.",
     )

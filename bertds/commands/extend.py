@@ -8,11 +8,12 @@ from pathlib import Path
 from bertds.errors import EXIT_OK
 from bertds.pretrained.extend_vocabulary import extend
 from bertds.pretrained.output_folder import check_output
+from bertds.system.arguments import CommandParser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds extend",
         description="Add tokens to the vocabulary of a model. The embedding of each new token "
         "starts as the mean of the tokens that it was split into before. Then "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.finetune.tasks import TASKS, Task, get_task
+from bertds.system.arguments import CommandParser
 from bertds.system.idle_options import given_options, refuse_idle, refuse_together
 from bertds.system.logs import log
 from bertds.system.option_types import finite
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds finetune",
         usage="%(prog)s --task TASK --model MODEL --data DIR_OR_HUB --out DIR [options]",
         description="Fine-tune on a task, score it with the task's published metrics, and write "
@@ -203,7 +204,8 @@ def main(argv: list[str] | None = None) -> int:
         end_processes()
     if is_main:
         print(table(results))
-        print(f"wrote {args.out}")
+        model = Path(args.out) / "model"
+        print(f"wrote {args.out}" + f"; the model is in {model}" * model.is_dir())
     return EXIT_OK
 
 

@@ -23,6 +23,7 @@ from bertds.pipeline.new_project import (
     write_project,
 )
 from bertds.plan.propose import SIZES, propose
+from bertds.system.arguments import CommandParser
 from bertds.system.option_types import finite
 
 KINDS = ("wiki", "books", "text", "jsonl", "parquet", "pubmed", "hf")
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds init",
         description="Start a project: ask for the corpus, the devices and the hours, and write "
         f"{', '.join(FILES)}. Values that are given as options are not asked for.",

@@ -7,11 +7,12 @@ import sys
 
 from bertds.data.model_names import ALIASES, MODELS, is_here
 from bertds.errors import EXIT_OK
+from bertds.system.arguments import CommandParser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds models",
         description="List the models that --model, init.from and bertds.from_pretrained accept "
         "by name. They also accept a run, a checkpoint, a Hugging Face folder or a "

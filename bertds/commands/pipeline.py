@@ -33,13 +33,14 @@ from bertds.pipeline.stages import (
 )
 from bertds.pipeline.summary import close
 from bertds.report.write import write_report
+from bertds.system.arguments import CommandParser
 from bertds.system.idle_options import given_options, refuse_idle, refuse_together
 from bertds.system.option_types import finite
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds pipeline",
         description="Prepare a corpus, pre-train both phases, export and evaluate. Without "
         "--wiki and --books: prepare an excerpt of Wikipedia and train on facts "

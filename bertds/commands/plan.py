@@ -14,14 +14,14 @@ from typing import Any
 
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.plan.present import numbers, show_plan
-from bertds.system.arguments import add_overrides
+from bertds.system.arguments import CommandParser, add_overrides
 from bertds.system.idle_options import given_options, refuse_together
 from bertds.system.option_types import finite
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds plan",
         description="Predict what a run will need: memory, time, energy, cost, network, disk.",
     )

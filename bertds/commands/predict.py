@@ -13,6 +13,7 @@ from bertds.errors import EXIT_OK, ConfigError, DataError
 from bertds.finetune.predict_inputs import read_questions, read_texts, read_words
 from bertds.finetune.predictor import POOLINGS, TASKS, Predictor, write_vectors
 from bertds.pretrained.transformers_api import as_hugging_face_folder
+from bertds.system.arguments import CommandParser
 from bertds.system.atomic_files import check_file_place, write_text
 from bertds.system.idle_options import given_options
 from bertds.system.logs import start_logging
@@ -20,7 +21,7 @@ from bertds.system.logs import start_logging
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds predict",
         description="Use a pre-trained or fine-tuned model on a file or standard input.",
         epilog="Input: one text per line, or .csv/.tsv/.jsonl with a text column. For ner: words "

@@ -11,13 +11,14 @@ from bertds.config.load import load_config
 from bertds.config.locate import find_deepspeed_json, find_recipe
 from bertds.display.words import shell_word
 from bertds.errors import EXIT_OK, ConfigError
+from bertds.system.arguments import CommandParser
 from bertds.system.atomic_files import explain_os_error, write_text
 from bertds.system.shipped_files import PACKAGE
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds recipes", description="List, show and copy the included recipes."
     )
     actions = parser.add_subparsers(dest="action", required=True)

@@ -14,6 +14,7 @@ from bertds.pipeline.checks import check_pipeline
 from bertds.pipeline.launch import add_training_options, explain_stop, train
 from bertds.pipeline.speedrun import phase_of, read_records, record_of, table, track_of
 from bertds.pipeline.stages import EXCERPT_VOCABULARY, prepare_excerpt, work_folder
+from bertds.system.arguments import CommandParser
 from bertds.system.atomic_files import append_line
 from bertds.system.idle_options import given_options, refuse_together
 from bertds.system.option_types import finite
@@ -24,7 +25,7 @@ TARGET = 5.0
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds speedrun",
         description="Train until the loss on fixed held-out text reaches a target, and add a "
         "record of the time, with a checksum, to --records. Without --data the text is the "

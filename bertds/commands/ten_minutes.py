@@ -9,12 +9,13 @@ from bertds.errors import ConfigError
 from bertds.pipeline.launch import add_training_options, explain_stop
 from bertds.pipeline.stages import work_folder
 from bertds.pipeline.ten_minutes import TenMinutes
+from bertds.system.arguments import CommandParser
 from bertds.system.idle_options import given_options, refuse_idle
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds ten-minutes",
         description="Prepare about 10 million words, train for 9 minutes, export, score BLiMP, "
         "fine-tune on SST-2, MRPC, CoLA and RTE, and print the results next to "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from bertds import train
 from bertds.errors import EXIT_OK
-from bertds.system.arguments import add_overrides
+from bertds.system.arguments import CommandParser, add_overrides
 from bertds.train import parse_args
 
 __all__ = ["main", "parse_args"]
@@ -28,7 +27,7 @@ def train_by_nemo(argv: list[str]) -> int:
     from bertds.system.logs import start_logging
     from bertds.training.nemo.write import write_translation
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds train --nemo-config",
         description="Pre-train with a BERT configuration of NeMo.",
     )

@@ -58,6 +58,11 @@ def find_deepspeed_json(config: Config, recipe: str | None, given: str | None) -
         return find_json(given)
     named = config.run.deepspeed_config
     if not named:
+        if not recipe:
+            raise ConfigError(
+                "no recipe given; use --config with one of `bertds recipes list` or your own, or "
+                "--deepspeed_config F.json to train with the default settings"
+            )
         raise ConfigError(
             "no DeepSpeed JSON given; use --deepspeed_config F.json, or set run.deepspeed_config "
             "in the recipe"

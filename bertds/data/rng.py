@@ -55,9 +55,9 @@ def probability_threshold(probability: float) -> int:
     return round(probability * 2**32)
 
 
-def random_u64_array(key: int, count: int, start: int = 0) -> np.ndarray:
-    """Return draws ``start`` ... ``start + count - 1`` of stream ``key``, uint64 [count]."""
-    word = np.arange(start + 1, start + count + 1, dtype=np.uint64)
+def random_u64_array(key: int, count: int) -> np.ndarray:
+    """Return the first ``count`` draws of stream ``key``, uint64 [count]."""
+    word = np.arange(1, count + 1, dtype=np.uint64)
     word *= _GAMMA_U64
     word += np.uint64(key)
     word = (word ^ (word >> _30)) * _M1_U64

@@ -32,6 +32,11 @@ def read_vocabulary(path: Path | str) -> list[str]:
             f"{path}: starts with a byte order mark, which would become part of its first token; "
             "save it as UTF-8 without one (sed -i '1s/^\\xef\\xbb\\xbf//' FILE)"
         )
+    if "\r" in text and "\n" not in text:
+        raise DataError(
+            f"{path}: its lines end with CR, but those of a vocab.txt end with LF; convert it "
+            "(tr '\\r' '\\n' < FILE > NEW)"
+        )
     tokens = text.split("\n")
     if tokens and tokens[-1] == "":
         tokens.pop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from pathlib import Path
 
 
@@ -24,6 +24,11 @@ def count(number: int, one: str, many: str = "") -> str:
 def and_more(names: Sized) -> str:
     """Return what follows the first of several names: "", or `` and 2 more``."""
     return f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+
+
+def listed(items: Sequence[object], most: int) -> str:
+    """Return the first ``most`` items of a list, with `` ...`` if there are more."""
+    return ", ".join(map(str, items[:most])) + (" ..." if len(items) > most else "")
 
 
 def in_words(seconds: float) -> str:

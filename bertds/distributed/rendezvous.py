@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from bertds.display.words import listed
 from bertds.distributed.rank_info import RankInfo
 from bertds.errors import BertdsError
 
@@ -129,7 +130,7 @@ def _sign(store: dist.Store, rank_info: RankInfo, end: float) -> str:
     except RuntimeError:
         # The first rank to time out decides for all, so that none continues without the others.
         missing = [r for r in range(rank_info.world_size) if not store.check([_key(r)])]
-        shown = ", ".join(map(str, missing[:SHOWN])) + (" ..." if len(missing) > SHOWN else "")
+        shown = listed(missing, SHOWN)
         store.compare_set(_OUTCOME, "", f"of {rank_info.world_size} ranks are missing: {shown}")
     outcome = str(store.get(_OUTCOME).decode())
     if outcome != _ALL_CAME and rank_info.rank == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,16 @@ from bertds.errors import DataError
 from bertds.finetune.readers.conll import DOCUMENT_START, read_conll, read_ner_jsonl
 from bertds.finetune.readers.squad import questions_of, read_squad
 from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, choose_column, read_records
-from bertds.finetune.records import Question, Sentence, TextRow, check_cells, extension, lines_of
+from bertds.finetune.records import (
+    Question,
+    Sentence,
+    TextRow,
+    check_cells,
+    decoded,
+    extension,
+    lines_of,
+    numbered_lines,
+)
 from bertds.system.json_fields import parse_text_json
 from bertds.system.logs import log
 
@@ -21,16 +29,7 @@ def _all_lines(source: str) -> list[tuple[int, str]]:
     if source != "-":
         return list(lines_of(Path(source)))
     # Bytes, since the terminal's own encoding need not be UTF-8.
-    stream = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="strict", newline="\n")
-    try:
-        lines = [line.rstrip("\r\n") for line in stream]
-    except UnicodeDecodeError as error:
-        raise DataError(f"standard input: not UTF-8 ({error.reason})") from None
-    finally:
-        stream.detach()
-    if lines:
-        lines[0] = lines[0].removeprefix("\ufeff")
-    return list(enumerate(lines, 1))
+    return list(numbered_lines(decoded(sys.stdin.buffer.read(), _name(source))))
 
 
 def _name(source: str) -> str:

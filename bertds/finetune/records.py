@@ -180,16 +180,30 @@ def read_text(path: Path) -> str:
             f"{path}: unpacks to more than {MAX_UNPACK_RATIO} times its {size:,} bytes; if that "
             "is expected, unpack it first"
         )
-    for mark, name in _WIDE_MARKS.items():
+    return decoded(data, str(path))
+
+
+def decoded(data: bytes, name: str) -> str:
+    """Return UTF-8 text without its byte order mark.
+
+    Raises:
+        DataError: it is not UTF-8 (names the line).
+    """
+    for mark, encoding in _WIDE_MARKS.items():
         if data.startswith(mark):
-            raise DataError(f"{path}: is {name}, judging by its byte order mark; save it as UTF-8")
+            raise DataError(
+                f"{name}: is {encoding}, judging by its byte order mark; save it as UTF-8"
+            )
     if data == codecs.BOM_UTF8:
-        raise DataError(f"{path}: contains only a byte order mark")
+        raise DataError(f"{name}: contains only a byte order mark")
+    start = data[:1000]
+    if 4 * start.count(0) > len(start):  # Latin letters in UTF-16 are valid UTF-8
+        raise DataError(f"{name}: is UTF-16, judging by its zero bytes; save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 (byte {data[error.start]:#04x})") from None
+        raise DataError(f"{name}, line {line}: not UTF-8 (byte {data[error.start]:#04x})") from None
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
@@ -198,7 +212,11 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     Only a line feed ends a line: texts contain characters (U+0085, U+2028, ...) at which
     ``str.splitlines`` would cut a row in two.
     """
-    text = read_text(path)
+    yield from numbered_lines(read_text(path))
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text, as :func:`lines_of` does."""
     if text.endswith("\n"):
         text = text[:-1]
     if text:

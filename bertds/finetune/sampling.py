@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+from bertds.display.words import listed
 from bertds.errors import DataError
 from bertds.finetune.records import TextRow
 from bertds.finetune.task_data import DataOptions, Rows
@@ -59,7 +60,7 @@ def check_labels(task: Task, rows: Rows, labels: tuple[str, ...], limit: int, wh
     missing = [name for number, name in enumerate(labels) if not seen[number]]
     if not missing:
         return
-    named = ", ".join(map(repr, missing[:5])) + (" ..." if len(missing) > 5 else "")
+    named = listed([repr(name) for name in missing], 5)
     what = "label" if len(missing) == 1 else "labels"
     if limit:
         raise DataError(

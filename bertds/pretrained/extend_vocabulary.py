@@ -10,6 +10,7 @@ bias starts as the mean of theirs.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,8 +125,6 @@ def extend(
         ConfigError: neither or both of ``words`` and ``vocab`` are given.
         DataError: the pieces are malformed, or none is new.
     """
-    import tempfile
-
     if vocab is not None:
         vocab = vocabulary_file(vocabulary_path(vocab))
     if (words is None) == (vocab is None):

@@ -169,9 +169,6 @@ def _loss_chart(chains: list[Chain]) -> Chart:
         _finish(axes, chains, theme)
         for border in sorted({border for chain in chains for border in chain.borders()}):
             _say(axes, theme, "phase 2", (border, 1), (5, -10))
-        for chain in chains:
-            for step in chain.restarts():
-                _say(axes, theme, "restart", (step, 0), (6, 4))
         axes.set_xlabel("optimizer step, counted over all phases")
 
     names = [_name(chain) for chain in chains]
@@ -183,7 +180,9 @@ def _loss_chart(chains: list[Chain]) -> Chart:
         title="Masked-LM loss (nats)",
         paint=paint,
         note="Thin: each log line. Thick: running mean. Points: held-out documents. Dotted: word "
-        "frequencies alone, on held-out documents." + vocabulary_note(chains),
+        "frequencies alone, on held-out documents."
+        + " Triangles: restarts." * any(chain.restarts() for chain in chains)
+        + vocabulary_note(chains),
         width=_LOSS_WIDTH,
         height=3.7 + 0.2 * rows,
         margins=replace(_LOSS_MARGINS, top=0.08 + 0.22 * rows),

@@ -6,7 +6,7 @@ from typing import Any
 
 from bertds.display.charts import Chart
 from bertds.display.html_page import Table, render
-from bertds.display.words import count, in_words, short
+from bertds.display.words import count, in_words, listed, short
 from bertds.monitor.run_files import at, starts_of
 from bertds.monitor.setting_lines import read_changes
 from bertds.report.run_view import Chain, RunView
@@ -243,9 +243,8 @@ def _data_tables(runs: list[RunView]) -> list[Table]:
             [
                 f"source: {source.get('name', '')}",
                 f"{source.get('kind', '')}, "
-                f"{source.get('licence', '')}: "
-                + ", ".join(file["name"] for file in source.get("files", [])[:4])
-                + (" ..." if len(source.get("files", [])) > 4 else ""),
+                f"{source.get('licence') or 'licence not stated'}: "
+                + listed([file["name"] for file in source.get("files", [])], 4),
             ]
             for source in data.get("sources", [])
         ]

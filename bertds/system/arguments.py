@@ -1,11 +1,51 @@
-"""Options that several commands have."""
+"""The parser of the commands' arguments, and options that several commands have."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
+
+from bertds.errors import one_line
 
 OVERRIDES = "override recipe keys, or DeepSpeed JSON keys with deepspeed.KEY=VALUE"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose error is one line, and names what an unknown argument was meant to be."""
+
+    def parse_args(  # type: ignore[override]  # without argparse's overload for other namespaces
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Read the arguments; an unknown one ends the process."""
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0])}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and end the process."""
+        super().error(one_line(message))
+
+    def _meant(self, argument: str) -> str:
+        options = set(self._options())
+        if argument.startswith("-"):
+            close = get_close_matches(argument.partition("=")[0], options, n=1)
+            return f" (did you mean {close[0]}?)" if close else ""
+        key, equals, _ = argument.partition("=")
+        if equals and key.replace(".", "").isidentifier() and "--set" in options:
+            return f" (did you mean --set {argument}?)"
+        return ""
+
+    def _options(self) -> Iterator[str]:
+        """Yield the options of this parser and of its actions' own parsers."""
+        for action in self._actions:
+            yield from action.option_strings if action.help != argparse.SUPPRESS else ()
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    yield from parser._options()
 
 
 def add_overrides(parser: argparse.ArgumentParser, text: str = OVERRIDES) -> None:

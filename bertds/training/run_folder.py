@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -297,4 +298,4 @@ def _commit() -> str:
 
 def command_line() -> str:
     """Return the command that started this process, for the run's record."""
-    return masked(os.environ.get(COMMAND) or " ".join([Path(sys.executable).name, *sys.argv]))
+    return masked(os.environ.get(COMMAND) or shlex.join([Path(sys.executable).name, *sys.argv]))

@@ -16,6 +16,7 @@ from bertds.data.model_names import path_of
 from bertds.data.sources.base import Source
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info, warn_of_other_rules
 from bertds.data.vocabulary_file import has_tokenizer
+from bertds.display.words import listed
 from bertds.engine.interface import TrainingEngine
 from bertds.errors import CheckpointError, ConfigError, DataError
 from bertds.model.build import PreTrainingModel
@@ -23,7 +24,9 @@ from bertds.pretrained import hf_config, weight_files
 from bertds.system.logs import log
 
 # Two models with equal values of these keys have the same tensors with the same meaning.
+# The style comes first, since it explains other differences: the first one found is reported.
 ARCHITECTURE = (
+    "style",
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
@@ -33,7 +36,6 @@ ARCHITECTURE = (
     "hidden_act",
     "next_sentence",
     "vocab_size",
-    "style",
     "local_attention",
     "global_attn_every_n_layers",
 )
@@ -83,8 +85,7 @@ def start_weights(
         report = weight_files.load_folder(model, path)
         if report.missing and config.init.heads == "require":
             raise CheckpointError(
-                f"{path}: contains no weights for "
-                f"{', '.join(report.missing[:3])}{(' ...' if len(report.missing) > 3 else '')}; "
+                f"{path}: contains no weights for {listed(report.missing, 3)}; "
                 "set init.heads=allow_missing to initialize those at random"
             )
         log.info("weights from %s (%d tensors initialized at random)", path, len(report.missing))
@@ -114,7 +115,7 @@ def check_architecture(
     free.update(ONLY_BERT if config.model.style == "modern" else ONLY_MODERN)
     # Checkpoints from before `style` existed lack it and contain a BERT.
     theirs = {"style": "bert", **theirs}
-    for key in ("style", *ARCHITECTURE):  # the style explains other differences: report it first
+    for key in ARCHITECTURE:
         if key not in free and theirs.get(key) != ours[key]:
             raise CheckpointError(
                 f"{path}: its {key} is {theirs.get(key)}, this run's is {ours[key]}; weights can "

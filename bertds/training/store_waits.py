@@ -100,8 +100,6 @@ def wait_for_batch(
             return True
 
 
-def made_of(
-    source: Source, ranks: Ranks, make: Callable[[], T], stop: Callable[[], str] = lambda: ""
-) -> T:
+def made_of(source: Source, ranks: Ranks, make: Callable[[], T], stop: Callable[[], str]) -> T:
     """Create an object that reads from a source at once. Collective if the source may be slow."""
     return together(ranks, make, stop=stop) if source.may_stall else make()

@@ -85,7 +85,7 @@ class Validator:
         masked-LM loss of a model that knows only the token frequencies, and the accuracy of always
         predicting the most frequent token.
         """
-        config, engine = self.config, self.engine
+        config, engine, kept = self.config, self.engine, self._kept
         rows = self.source.with_seed(config.run.seed).samples_in_epoch(0)
         rows = min(rows, config.validation.max_samples or rows)
         # All ranks make as many forward passes as the one with the most rows: ZeRO-3 gathers
@@ -93,12 +93,12 @@ class Validator:
         # counted.
         most_rows = -(-rows // engine.world_size)
         scores = score(
-            self._batches(engine.rank, engine.world_size),
+            kept.own if kept else self._read(engine.rank, engine.world_size),
             lambda batch: engine.eval_forward(batch.to(engine.device)),
             engine.global_sums,
             config.model.next_sentence and self.source.has_pairs,
             passes=-(-most_rows // self.micro_batch),
-            filler=lambda: self._batches(0, 1),
+            filler=lambda: kept.filler if kept else self._read(0, 1),
         )
         if engine.rank == 0:  # only rank 0 writes the metrics
             scores |= self._count_text()
@@ -111,11 +111,6 @@ class Validator:
         output = self.engine.eval_forward(self._prompts.batch.to(self.engine.device), predict=True)
         assert output.predictions is not None
         return self._prompts.lines(output.predictions)
-
-    def _batches(self, rank: int, world_size: int) -> Iterable[MicroBatch]:
-        if self._kept is None:
-            return self._read(rank, world_size)
-        return self._kept.own if world_size == self.engine.world_size else self._kept.filler
 
     def _read(self, rank: int, world_size: int) -> Iterable[MicroBatch]:
         return validation_batches(

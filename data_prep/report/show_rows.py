@@ -22,8 +22,10 @@ from bertds.data.formats.nvidia_hdf5 import find_instance_files, header_and_data
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, ConfigError, DataError
+from bertds.system.arguments import CommandParser
 from bertds.system.secrets import masked
 from bertds.system.storage import is_url
+from data_prep.report.statistics import USUAL_ROWS
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -44,7 +46,7 @@ class Row(NamedTuple):
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds prep show",
         description="Print rows of prepared data with segments, pair label and masks. A masked "
         "position shows what the model sees and, in braces, what it should predict.",
@@ -134,7 +136,7 @@ def shard_rows(
     if not infos:
         raise DataError(f"{out}: the {split} split is empty")
     settings = manifest.settings
-    asked = settings.get("instances") or [{"sequence_length": 128, "max_predictions": 20}]
+    asked = settings.get("instances") or [USUAL_ROWS]
     length = sequence_length or asked[0]["sequence_length"]
     predictions = {one["sequence_length"]: one["max_predictions"] for one in asked}
     row_settings = RowSettings.from_mapping(

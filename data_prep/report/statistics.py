@@ -20,7 +20,7 @@ from bertds.errors import DataError
 
 _SHARDS_READ = 8
 _ROWS_OF_A_SHARD = 2048
-_USUAL_ROWS = {"sequence_length": 128, "max_predictions": 20}
+USUAL_ROWS = {"sequence_length": 128, "max_predictions": 20}
 """Shown without --instances: the rows that the first phase of training usually makes."""
 
 
@@ -96,7 +96,7 @@ def read_rows(out: Path, manifest: Manifest) -> list[Rows]:
     shards = [
         TokenShard.open(out / info.file, info, verify="size") for info in _chosen_shards(manifest)
     ]
-    for request in settings["instances"] or [_USUAL_ROWS]:
+    for request in settings["instances"] or [USUAL_ROWS]:
         row_settings = RowSettings.from_mapping(settings, **request)
         chunks: list[dict[str, np.ndarray]] = []
         try:

@@ -13,7 +13,7 @@ result does not depend on workers and units.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,6 @@ class FilterSettings:
         for rules in self.quality:
             if rules not in QUALITY_RULES:
                 raise ConfigError(f"--quality {rules}: allowed: {', '.join(QUALITY_RULES)}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the manifest's ``settings.filters``."""
-        return asdict(self)
 
 
 def document_filter(

@@ -9,6 +9,7 @@ words (arXiv:2406.17557, section 3.4) it is 92 % at s = 0.8, 77 % at 0.75 and 5 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,8 +52,6 @@ def band_hashes(text: str, settings: MinHashSettings) -> np.ndarray:
 
 def hash_of_bytes(text: str) -> int:
     """Return a 64-bit hash of a text that has no words."""
-    import hashlib
-
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 

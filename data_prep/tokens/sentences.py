@@ -74,15 +74,15 @@ def whole_abbreviations(pieces: list[str]) -> list[str]:
     # Nearly all sentences but the last have a space at their end.
     if "." not in [piece[-1:] for piece in pieces[:-1]]:
         return pieces
-    whole: list[str] = []
-    for piece in pieces:
-        if whole and whole[-1][-1:] == "." and _CONTINUES.match(piece):
-            word = _BEFORE_FULL_STOP.split(whole[-1])[-2]
+    whole: list[list[str]] = []
+    for before, piece in zip(["", *pieces], pieces, strict=False):
+        if before[-1:] == "." and _CONTINUES.match(piece):
+            word = _BEFORE_FULL_STOP.split(before)[-2]
             if 0 < sum(map(str.isalpha, word)) <= 2:
-                whole[-1] += piece
+                whole[-1].append(piece)
                 continue
-        whole.append(piece)
-    return whole
+        whole.append([piece])
+    return ["".join(parts) for parts in whole]
 
 
 _CONTINUES = re.compile(r"-?[^\W\d_]")

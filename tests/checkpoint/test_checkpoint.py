@@ -311,8 +311,12 @@ def test_a_damaged_step_is_replaced_when_it_is_saved_again(tmp_path: Path) -> No
 def test_a_missing_checkpoint_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such run or checkpoint"):
         locate(tmp_path / "x")
-    with pytest.raises(CheckpointError, match="neither a run folder nor a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"neither a run folder nor a checkpoint$"):
         locate(tmp_path)
+    (tmp_path / "tuned" / "model").mkdir(parents=True)
+    (tmp_path / "tuned" / "model" / "config.json").touch()
+    with pytest.raises(CheckpointError, match=r"\(did you mean .*/tuned/model\?\)$"):
+        locate(tmp_path / "tuned")
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(CheckpointError, match="the run has no checkpoint yet"):
         locate(tmp_path)

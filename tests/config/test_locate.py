@@ -72,3 +72,10 @@ def test_a_missing_recipe_is_refused(
     with pytest.raises(ConfigError) as caught:
         find_recipe(named)
     assert message in str(caught.value)
+
+
+def test_without_a_recipe_the_message_says_how_to_name_one() -> None:
+    with pytest.raises(ConfigError, match=r"no recipe given; use --config .*bertds recipes list"):
+        find_deepspeed_json(Config(), None, None)
+    with pytest.raises(ConfigError, match="no DeepSpeed JSON given"):
+        find_deepspeed_json(Config(), "my.yaml", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from data_prep.selection.filters import FilterSettings, document_filter
 from data_prep.selection.quality import apply_rules
 from data_prep.sources import READERS, file_units, source_file
 from data_prep.sources.books import book_text
-from data_prep.tokens.sentences import LONGEST_SENTENCE, sentence_splitter
+from data_prep.tokens.sentences import LONGEST_SENTENCE, sentence_splitter, whole_abbreviations
 from data_prep.wiki.extract import clean_wikitext
 from data_prep.wiki.names import site
 
@@ -93,6 +94,13 @@ def test_no_sentence_ends_inside_an_abbreviation(
 ) -> None:
     """A byte-level BPE would see a space there: the sentences are joined by spaces."""
     assert sentence_splitter(language)(text) == sentences
+
+
+def test_many_abbreviations_take_linear_time() -> None:
+    pieces = ["a."] * 400_000
+    begun = time.process_time()
+    assert whole_abbreviations([*pieces, "C. "]) == ["a." * 400_000 + "C. "]
+    assert time.process_time() - begun < 10
 
 
 @pytest.mark.parametrize(

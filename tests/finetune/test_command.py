@@ -40,7 +40,9 @@ def test_sst2_is_learned_and_predicted_in_the_official_format(
     assert found["rows"] == {"train": 96, "dev": 20, "test": 6}
     predictions = (out / "predictions" / "SST-2.tsv").read_text().splitlines()
     assert predictions == ["index\tprediction", *(f"{n}\t{n % 2}" for n in range(6))]
-    assert "sst2                 accuracy      100.00   0.00" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "sst2                 accuracy      100.00   0.00" in printed
+    assert printed.endswith(f"wrote {out}; the model is in {out / 'model'}\n")
 
     from transformers import pipeline
 

@@ -234,3 +234,6 @@ def test_a_lone_byte_order_mark_is_named(tmp_path: Path) -> None:
         DataError, match="is UTF-16, judging by its byte order mark; save it as UTF-8"
     ):
         read_conll(path, split="dev")
+    path.write_bytes("a O\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match="is UTF-16, judging by its zero bytes; save it as UTF-8"):
+        read_conll(path, split="dev")

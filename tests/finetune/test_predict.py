@@ -282,6 +282,9 @@ def test_published_files_are_distinguished_from_sentences(
     given(monkeypatch, columns + "alone\n")
     assert main(command) == 2
     assert "standard input, line 6: 1 column, but" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("a O\n".encode("utf-16-le"))))
+    assert main(command) == 2
+    assert "standard input: is UTF-16, judging by its zero bytes" in capsys.readouterr().err
 
     qa = [{"id": "q", "question": "where is paris ?"}]
     squad = {"data": [{"paragraphs": [{"context": "paris is in france .", "qas": qa}]}]}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bertds.config.load import load_config
-from bertds.display.words import in_words
+from bertds.display.words import in_words, listed
 from bertds.distributed.rank_info import free_port
 from bertds.monitor import progress
 from bertds.monitor import trackers as tracking
@@ -43,6 +43,7 @@ def test_lines_in_words() -> None:
         "2.0 h",
         "3.0 days",
     ]
+    assert [listed(["a", 2, "c"], most) for most in (2, 3)] == ["a, 2 ...", "a, 2, c"]
 
 
 @pytest.fixture

@@ -95,10 +95,32 @@ def test_the_page_contains_everything_it_shows(
     names = set(re.findall(r' id="([^"]+)"', page))
     assert names == {*re.findall(r"url\(#([^)]+)", page), *(u[1:] for u in inspector.fetched)}
     assert "A &amp; B" in page and "a=&lt;phase1&gt;" in page  # text stays text
-    for wanted in ("abc1234", "torch 2.13.0", "60 documents", "5.200", "trust ratios", "restarts"):
+    for wanted in (
+        "Triangles: restarts.",
+        "abc1234",
+        "torch 2.13.0",
+        "60 documents",
+        "5.200",
+        "trust ratios",
+        "restarts",
+    ):
         assert wanted in page
     for name in ("loss", "loss_dark", "trust_ratio", "learning_rate_dark"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_source_without_a_licence_says_so(tmp_path: Path, tiny_data: Path) -> None:
+    counts = dict.fromkeys(("documents_read", "documents_written"), 60) | {"dropped": {}}
+    files = [{"name": "a.txt", "bytes": 1}]
+    source = {"name": "text", "kind": "text", "licence": "", "files": files, **counts}
+    data = tmp_path / "data"
+    data.mkdir()
+    manifest = json.loads((tiny_data / "manifest.json").read_text())
+    (data / "manifest.json").write_text(json.dumps(manifest | {"sources": [source]}))
+    run = make_run(tmp_path / "run", [train_line(10)], total=10, data=data)
+    assert command(["report", str(run), "--out", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "text, licence not stated: a.txt" in page
 
 
 def test_runs_are_laid_over_each_other(two_phases: tuple[Path, Path], tmp_path: Path) -> None:

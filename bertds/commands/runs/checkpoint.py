@@ -11,12 +11,13 @@ from bertds.checkpoint.merge_ranks import convert
 from bertds.display.words import count
 from bertds.errors import EXIT_FAILED, EXIT_OK, CheckpointError, ConfigError
 from bertds.monitor.best_checkpoint import best_of, held_out_losses
+from bertds.system.arguments import CommandParser
 from bertds.system.idle_options import given_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds checkpoint",
         description="list: show the checkpoints of a run with their held-out losses, and mark "
         "the best. verify: check the checksum of every file. convert: write the "

@@ -26,13 +26,14 @@ from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.order import EpochOrder, advance
 from bertds.data.sources.base import Source
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
+from bertds.system.arguments import CommandParser
 from bertds.system.json_fields import parse_json
 from data_prep.report.show_rows import LABELS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds inspect",
         description="Print the rows of a step, or single samples, with segments, label and "
         "masks. A masked position shows what the model saw and, in braces, what it "

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from bertds.errors import EXIT_OK
 from bertds.report.write import write_report
-from bertds.system.arguments import add_runs
+from bertds.system.arguments import CommandParser, add_runs
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds report",
         description="Write an HTML report, with PNG figures, on one or more runs.",
     )

@@ -15,13 +15,13 @@ from bertds.display.words import in_words
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.monitor.progress import describe
 from bertds.monitor.status import Status, expand, read_status, seconds_of_all
-from bertds.system.arguments import add_runs
+from bertds.system.arguments import CommandParser, add_runs
 from bertds.system.option_types import finite
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds status",
         description="Show how runs are doing. Run folders are never modified.",
     )

@@ -9,13 +9,13 @@ import socket
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.monitor.status import expand
 from bertds.report.live import ADDRESS, LiveReport
-from bertds.system.arguments import add_runs
+from bertds.system.arguments import CommandParser, add_runs
 from bertds.system.option_types import finite
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bertds watch",
         description="Serve a live report of runs on localhost. Run folders are never modified. "
         "Stop with Ctrl-C.",

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bertds.display.words import count
+from bertds.display.words import count, listed
 from bertds.errors import DataError
 from bertds.finetune.readers.text import read_records
 from bertds.finetune.records import BYTE_ORDER_MARK, BadRows, Sentence, lines_of
@@ -157,13 +157,12 @@ def _to_iob2(path: Path, sentences: list[Sentence]) -> None:
         sentence.tags = iob2(sentence.tags)
     if orphans and len(orphans) <= starts:
         # An IOB2 file with a few entities that start with I-: read them as conlleval does.
-        shown = ", ".join(map(str, orphans[:5])) + (" ..." if len(orphans) > 5 else "")
         log.warning(
             "%s: %d of %d entities of this IOB2 file start with I- (line %s); read as B-",
             path,
             len(orphans),
             len(orphans) + starts,
-            shown,
+            listed(orphans, 5),
         )
 
 

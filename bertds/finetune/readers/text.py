@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bertds.display.words import count
+from bertds.display.words import count, listed
 from bertds.errors import DataError
 from bertds.finetune.records import (
     BYTE_ORDER_MARK,
@@ -144,8 +144,7 @@ def parse_label(text: str, kind: Kind, labels: tuple[str, ...]) -> int | float:
             raise ValueError(f"{text!r} is not a number") from None
         return value
     if text not in labels:
-        allowed = ", ".join(labels[:8]) + (" ..." if len(labels) > 8 else "")
-        raise ValueError(f"label {text!r} is not one of {allowed}")
+        raise ValueError(f"label {text!r} is not one of {listed(labels, 8)}")
     return labels.index(text)
 
 
@@ -246,12 +245,11 @@ def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
         ) from None
     if spanning:
         # Two unbalanced quotes make valid CSV, in which the rows between them are one field.
-        shown = ", ".join(map(str, spanning[:5])) + (" ..." if len(spanning) > 5 else "")
         log.warning(
             "%s: %s with line breaks inside quotes (from line %s)",
             path,
             count(len(spanning), "row"),
-            shown,
+            listed(spanning, 5),
         )
     return table
 

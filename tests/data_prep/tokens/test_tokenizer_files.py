@@ -163,10 +163,13 @@ def test_words_cut_by_code_that_no_file_holds_are_refused(tmp_path: Path, config
         load_tokenizer_info(folder)
 
 
-def test_a_vocabulary_with_a_byte_order_mark_says_so(tmp_path: Path) -> None:
+def test_a_vocabulary_with_a_byte_order_mark_or_another_line_end_says_so(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text("\ufeff" + "\n".join(TOKENS), encoding="utf-8")
     with pytest.raises(DataError, match=r"vocab\.txt: starts with a byte order mark"):
+        load_tokenizer_info(path)
+    path.write_text("\r".join(TOKENS), encoding="utf-8", newline="")
+    with pytest.raises(DataError, match=r"vocab\.txt: its lines end with CR"):
         load_tokenizer_info(path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"neither vocab\.txt nor tokenizer\.json in this"):
