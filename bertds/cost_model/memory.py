@@ -57,7 +57,7 @@ class Shape:
     overlap: bool = False
     """overlap_comm of the JSON; at stages 1 and 2 it doubles the bucket's buffer."""
     sums: int | None = None
-    """``sum_bytes``, if the JSON sets it; None = 4 (float32), but 2 in fp16, as in DeepSpeed."""
+    """``sum_bytes``, if the JSON sets it; None = 4 (float32), 2 in fp16 with offload."""
     average: bool = False
     """Whether a moving average of the weights is kept."""
     packed: int = 0
@@ -72,7 +72,7 @@ class Shape:
     @property
     def sum_bytes(self) -> int:
         """Bytes per element in which the gradients of micro batches are summed."""
-        return self.sums or (2 if self.precision == "fp16" else 4)
+        return self.sums or (2 if self.precision == "fp16" and self.offload else 4)
 
     @property
     def uses_bf16_wrapper(self) -> bool:
@@ -214,6 +214,8 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
     weights = count * size / (ranks if stage == 3 else 1)
     if stage >= 2:
         gradients = count * sums / ranks
+    elif shape.precision == "fp16" and not shape.offload:
+        gradients = count * sums  # a gradient is released when it has been added to its sum
     else:
         # Sums of another dtype exist in addition to the gradients of the micro batch.
         gradients = count * (size + (sums if sums != size else 0))

@@ -184,7 +184,12 @@ def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
     # A folder without the settings is not a run, whatever else is in it.
     if not (run / "DONE").is_file() or not (run / "config.yaml").is_file():
         return False
-    asked = changes(run, config, deepspeed)
+    asked = [
+        change
+        for change in changes(run, config, deepspeed)
+        # Filled in if the JSON omits it; for fp16, versions that trained older runs did not.
+        if (change.key, change.before) != (f"{IN_JSON}data_types.grad_accum_dtype", None)
+    ]
     done = read_object(run / "DONE", [])
     steps, best = done.get("step"), done.get("best_mlm_loss")
     # The target loss ends a run before its last step, so it is checked first.

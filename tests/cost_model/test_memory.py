@@ -97,14 +97,14 @@ def test_zero_divides_what_its_stage_divides() -> None:
         ("bf16", 0, 2, 2 + 4, 12),  # gradients of a micro batch, and their sums in float32
         ("bf16", 1, 2, 2 + 4, 12 / 8),
         ("bf16", 2, 2, 4 / 8, 12 / 8),
-        ("fp16", 2, 2, 2 / 8, 12 / 8),
+        ("fp16", 2, 2, 4 / 8, 12 / 8),
         ("bf16", 3, 2 / 8, 4 / 8, 12 / 8),
     ],
 )
 def test_bytes_per_parameter_are_those_of_the_zero_paper(
     precision: str, stage: int, weights: float, gradients: float, optimizer: float
 ) -> None:
-    """arXiv:1910.02054, section 3 and figure 1, on 8 processes; sums of bf16 are in float32."""
+    """arXiv:1910.02054, section 3 and figure 1, on 8 processes; gradients are summed in float32."""
     count = parameter_count(LARGE, 1024)
 
     def plan(**changes: object) -> Memory:

@@ -101,6 +101,8 @@ def measure(values: dict[str, Any], *, average: bool) -> tuple[float, float]:
         ("fp16", 1, {}),
         ("fp16", 2, {}),
         ("fp16", 3, {}),
+        ("fp16", 1, {"sums": 2}),
+        ("fp16", 2, {"sums": 2}),
         ("bf16", 1, {"optimizer": "Lamb"}),
         ("bf16", 1, {"average": True}),
         ("bf16", 1, {"sums": 2}),
@@ -125,7 +127,7 @@ def test_the_engine_holds_what_the_model_counts(
     if precision == "fp16":
         values["fp16"]["initial_scale_power"] = 4
     if "sums" in more:
-        values["data_types"] = {"grad_accum_dtype": "bf16"}
+        values["data_types"] = {"grad_accum_dtype": precision}
     if "offload" in more:
         values["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
     changes = {"precision": precision, "stage": stage, "bucket": BUCKET, "vocab_size": WORDS}
@@ -135,7 +137,7 @@ def test_the_engine_holds_what_the_model_counts(
     backward, step = measure(values, average=more.get("average", False))
     count = parameter_count(MODEL, WORDS)
     print(f"{precision} {stage} {more}: {backward / count:.2f} {step / count:.2f}", found)
-    in_float32 = precision == "bf16" and "sums" not in more
+    in_float32 = precision in ("bf16", "fp16") and "sums" not in more
     copy = 0.0 if stage == 0 or (in_float32 and stage < 3) else 4.0 * count
     # The float32 copy is made in the step, when stages 1 and 2 have released the bucket. Stage 2
     # also copies each micro batch's partition, in its own dtype.

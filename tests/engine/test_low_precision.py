@@ -17,6 +17,8 @@ import torch
 from bertds.engine.bf16_wrapper import _Accumulation
 from bertds.engine.loss_scaling import LossScaling
 from tests.gpu.small_bert import fp16_allowed
+from tests.support import toy_engine
+from tests.support.gradient_oracle import gradient
 from tests.support.reference_training import LAMBS, train_reference
 from tests.support.textbook_optimizers import TextbookLamb
 from tests.support.toy_engine import (
@@ -25,6 +27,7 @@ from tests.support.toy_engine import (
     gather_state,
     learning_rate,
     make_engine,
+    rows_of,
     train,
     values,
 )
@@ -117,6 +120,26 @@ def test_a_run_stays_within_its_rounding_of_float32(
     assert all(applied)
     assert 0.0 < distance(found, want) < rounding
     assert losses == pytest.approx(want_losses, rel=rounding)
+
+
+@fp16_allowed()
+def test_the_sum_of_many_micro_batches_is_not_rounded_to_fp16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Summed in fp16, the gradient of 384 micro batches is off by 5e-3."""
+    rows = 384
+    monkeypatch.setattr(toy_engine, "ROWS", rows)
+    json_values = values(1, "fp16", "Lamb", gradient_clipping=0.0, train_batch_size=rows)
+    json_values["train_micro_batch_size_per_gpu"] = 1
+    json_values["fp16"]["initial_scale_power"] = 8
+    engine = make_engine(json_values)
+    gradients = record_gradients(engine)
+    assert train(engine, 0, 1)[1] == [True]
+    engine.close()
+    batch = rows_of(0, 0, rows)
+    want = gradient(Toy().double(), batch, len(batch.masked_lm_ids))
+    far = max(float((gradients[0][n].double() - w).norm() / w.norm()) for n, w in want.items())
+    assert far < 1.5e-3
 
 
 def norm(gradients: dict[str, torch.Tensor]) -> float:

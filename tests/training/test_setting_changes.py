@@ -128,6 +128,16 @@ def test_a_finished_run_with_a_missing_file_in_its_settings_is_refused(run: Path
     assert is_done(run, recipe(run, data__vocab="bert-base-uncased"), JSON)
 
 
+def test_a_finished_fp16_run_of_an_older_version_stays_done(run: Path) -> None:
+    """Its gradients were summed in fp16, because the key was not filled in then."""
+    (run / "DONE").write_text('{"step": 1000}')
+    filled_in = {**JSON, "data_types": {"grad_accum_dtype": "fp32"}}
+    assert is_done(run, recipe(run), filled_in)
+    assert [c.name for c in changes(run, recipe(run), filled_in)] == [
+        "deepspeed.data_types.grad_accum_dtype"
+    ]
+
+
 def test_changes_are_kept_and_read_again(run: Path) -> None:
     lines = [
         as_line(0, 1, "t", []),
