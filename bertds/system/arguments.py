@@ -16,18 +16,20 @@ OVERRIDES = "override recipe keys, or DeepSpeed JSON keys with deepspeed.KEY=VAL
 class CommandParser(argparse.ArgumentParser):
     """A parser whose error is one line, and names what an unknown argument was meant to be."""
 
-    def parse_args(  # type: ignore[override]  # without argparse's overload for other namespaces
+    _unknown: Sequence[str] = ()
+
+    def parse_known_args(  # type: ignore[override]  # without the overload for other namespaces
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> argparse.Namespace:
-        """Read the arguments; an unknown one ends the process."""
-        known, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0])}")
-        return known
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Read the arguments, and remember the unknown ones for the error of ``parse_args``."""
+        known, unknown = super().parse_known_args(args, namespace)
+        self._unknown = unknown
+        return known, unknown
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and end the process."""
-        super().error(one_line(message))
+        hint = self._meant(self._unknown[0]) if self._unknown else ""
+        super().error(one_line(message + hint))
 
     def _meant(self, argument: str) -> str:
         options = set(self._options())
