@@ -147,14 +147,16 @@ class ProgressBar:
         total_steps: int,
         left: TimeLeft | None = None,
         console: Console | None = None,
+        *,
+        step: int = 0,
     ) -> None:
         from rich.console import Console
         from rich.live import Live
 
         self.name = name
         self._left = left or TimeLeft(total_steps)
-        self._step = 0
-        self._facts = ["starting"]
+        self._step = step
+        self._facts = ["resuming" if step else "starting"]
         self._console = console or Console(stderr=True)
         self._live = Live(
             console=self._console,

@@ -26,7 +26,11 @@ from bertds.system.logs import log
 
 
 def start_trackers(
-    config: Config, settings: dict[str, Any], run_dir: Path, notifier: Notifier | None = None
+    config: Config,
+    settings: dict[str, Any],
+    run_dir: Path,
+    notifier: Notifier | None = None,
+    step: int = 0,
 ) -> list[Any]:
     """Build the trackers that the recipe asks for (main process only).
 
@@ -35,6 +39,7 @@ def start_trackers(
         settings: all resolved settings, for the trackers' records.
         run_dir: the run folder.
         notifier: is notified of what looks wrong.
+        step: at which the run begins or resumes.
 
     Returns:
         Those that could be started; the log names a service that could not.
@@ -52,7 +57,7 @@ def start_trackers(
         seconds=read_metrics(run_dir / FILE).seconds,
     )
     if style == "bar":
-        trackers.append(ProgressBar(name, config.schedule.total_steps, left))
+        trackers.append(ProgressBar(name, config.schedule.total_steps, left, step=step))
     elif style == "lines":
         trackers.append(ProgressLines(config.schedule.total_steps, left))
     trackers.append(HealthWarnings(notifier))

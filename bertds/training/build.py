@@ -190,7 +190,7 @@ def _build(
     if place.is_main:
         notifier = Notifier(config.notify, folder.path, config.run.name or folder.path.name)
         closing.callback(notifier.close)
-        trackers = start_trackers(config, facts, folder.path, notifier)
+        trackers = start_trackers(config, facts, folder.path, notifier, state.step)
     for tracker in trackers:
         closing.callback(tracker.close)
     # Stop requests, rank speeds and metrics continue from the restored state.

@@ -62,6 +62,19 @@ def test_progress_lines_say_what_is_left(said: list[str]) -> None:
     assert "step 50/100" in said[1] and "left" in said[1]
 
 
+def test_the_display_of_a_resumed_run_begins_at_its_step() -> None:
+    """Its first line may take minutes; 0/100 looked as if the run began again."""
+    from rich.console import Console
+
+    screen = io.StringIO()
+    shown = ProgressBar(
+        "phase1", 100, console=Console(file=screen, force_terminal=True, width=80), step=40
+    )
+    shown.close()
+    assert "40/100 steps" in screen.getvalue() and "resuming" in screen.getvalue()
+    assert "0/100 steps" not in screen.getvalue().replace("40/100", "")
+
+
 @pytest.mark.parametrize("width", [60, 100])
 def test_display_shows_all_at_any_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal in memory: every number is whole on it, and log lines above it."""
