@@ -308,8 +308,8 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
     if accumulation is None and (precision == "bf16" or (precision == "fp16" and not offloaded)):
         # DeepSpeed would accumulate in bf16 or fp16. After hundreds of micro batches (bf16) or
         # thousands (fp16) the next one would be lost in rounding, and the result would depend on
-        # the micro batch size. Offloaded sums in float32 do not recover from an overflow
-        # (DeepSpeed 0.19.8, stages 1 and 2), and fp16 has many.
+        # the micro batch size. In fp16 an offloaded optimizer keeps DeepSpeed's default, because
+        # GPU memory is short there.
         values.setdefault("data_types", {})["grad_accum_dtype"] = "fp32"
     if zero.get("reduce_scatter", True) and stage == 2 and values.get("prescale_gradients"):
         raise ConfigError("prescale_gradients=true cannot be combined with ZeRO stage 2")

@@ -13,7 +13,12 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from bertds.engine.zero_layout import DeepSpeedObject, Layout, norm_under_way
+from bertds.engine.zero_layout import (
+    DeepSpeedObject,
+    Layout,
+    drop_gradients,
+    norm_under_way,
+)
 from bertds.optim.gradient_norm import clip_gradients, global_norm
 
 
@@ -65,6 +70,7 @@ class Updates:
             self.norm = self._engine.get_global_grad_norm()
         if not finite:
             self.norm = math.inf
+            drop_gradients(self._engine, self._layout)
         applied = finite and not self._over_limit
         self._begin(math.inf)
         return applied

@@ -217,6 +217,18 @@ def refresh_weights(engine: DeepSpeedObject, layout: Layout) -> None:
         wrapper._post_step([])  # gathers small parameters, which every rank keeps whole
 
 
+def drop_gradients(engine: DeepSpeedObject, layout: Layout) -> None:
+    """Forget the gradient sums of a step that was not finite.
+
+    DeepSpeed does so itself, except for float32 sums of an offloaded optimizer at stages 1 and 2:
+    the next step would be added to them, and no later one would be finite.
+    """
+    if layout.kind == "zero12":
+        sums = engine.optimizer.averaged_gradients
+        for group in sums:
+            sums[group] = None
+
+
 def norm_under_way(engine: DeepSpeedObject) -> float | torch.Tensor:
     """Return the global gradient norm of the step in progress.
 

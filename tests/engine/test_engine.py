@@ -197,6 +197,19 @@ def test_dropout_depends_on_seed_step_and_micro_step_alone() -> None:
     engine.close()
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("micro_step", [0, 11])
+def test_an_offloaded_optimizer_recovers_from_a_bad_gradient(stage: int, micro_step: int) -> None:
+    """DeepSpeed keeps the bad sum in float32, and every later step is bad too."""
+    offload = {"offload_optimizer": {"device": "cpu"}}
+    engine = make_engine(values(stage, "bf16", "Lamb", zero=offload))
+    bad = train(engine, 0, 3, poison=lambda step, micro, _: (step, micro) == (1, micro_step))[1]
+    state = gather_state(engine)
+    engine.close()
+    assert bad == [True, False, True]
+    assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+
+
 def test_evaluation_leaves_no_trace() -> None:
     engine = make_engine(values(3))
     train(engine, 0, 1)
