@@ -205,7 +205,8 @@ def main(argv: list[str] | None = None) -> int:
     if is_main:
         print(table(results))
         model = Path(args.out) / "model"
-        print(f"wrote {args.out}" + f"; the model is in {model}" * model.is_dir())
+        where = f"; the model is in {model}" if model.is_dir() else ""
+        print(f"wrote {args.out}{where}")
     return EXIT_OK
 
 

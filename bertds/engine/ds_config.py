@@ -62,8 +62,7 @@ class DeepSpeedSettings:
     @property
     def offloads_optimizer(self) -> bool:
         """Whether master weights and moments are in the CPU's memory."""
-        zero = self.values.get("zero_optimization", {})
-        return zero.get("offload_optimizer", {}).get("device", "none") == "cpu"
+        return _offloads(self.values.get("zero_optimization", {}), "offload_optimizer")
 
     def batch_plan(self, world_size: int) -> BatchPlan:
         """Divide the global batch among a number of processes.
@@ -291,7 +290,7 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
         )
     # Offloading needs a stage that partitions what is offloaded.
     for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
-        if zero.get(key, {}).get("device", "none") != "none" and stage < least:
+        if _offloads(zero, key) and stage < least:
             raise ConfigError(
                 f"zero_optimization.{key} needs ZeRO stage {least} or higher, found {stage}"
             )
@@ -304,7 +303,7 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
         )
     if precision == "fp16" and accumulation == "bf16":
         raise ConfigError("data_types.grad_accum_dtype='bf16' cannot be combined with fp16")
-    offloaded = zero.get("offload_optimizer", {}).get("device", "none") != "none"
+    offloaded = _offloads(zero, "offload_optimizer")
     if accumulation is None and (precision == "bf16" or (precision == "fp16" and not offloaded)):
         # DeepSpeed would accumulate in bf16 or fp16. After hundreds of micro batches (bf16) or
         # thousands (fp16) the next one would be lost in rounding, and the result would depend on
@@ -326,6 +325,11 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
         gradient_clipping=float(values.get("gradient_clipping", 1.0)),
         notices=tuple(notices),
     )
+
+
+def _offloads(zero: dict[str, Any], key: str) -> bool:
+    # The only other device that is accepted is "cpu".
+    return bool(zero.get(key, {}).get("device", "none") != "none")
 
 
 def _precision(values: dict[str, Any]) -> Precision:

@@ -50,6 +50,23 @@ class TimedRanks(Ranks, Protocol):
         """Adds up this rank's backward passes."""
 
 
+def compare_ranks(ranks: TimedRanks, waiting: DeviceClock) -> RankSpeed | None:
+    """Warn of ranks that are slow already, and compare them from now on. Collective.
+
+    Args:
+        ranks: the engine.
+        waiting: see :class:`RankSpeed`.
+
+    Returns:
+        None if there is only one rank.
+    """
+    if ranks.world_size == 1:
+        return None
+    rank_speed = RankSpeed(ranks, waiting)
+    rank_speed.check_at_start()
+    return rank_speed
+
+
 class RankSpeed:
     """Collects each rank's seconds for the metric lines.
 

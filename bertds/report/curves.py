@@ -173,6 +173,7 @@ def _loss_chart(chains: list[Chain]) -> Chart:
 
     names = [_name(chain) for chain in chains]
     columns = _legend_columns(names)
+    triangles = " Triangles: restarts." if any(chain.restarts() for chain in chains) else ""
     # The page's font draws a wide letter wider than the box that matplotlib's own has for it.
     wide = max(cells(name) - len(name) for name in names)
     rows = ceil((len(chains) + 1) / columns)
@@ -180,9 +181,7 @@ def _loss_chart(chains: list[Chain]) -> Chart:
         title="Masked-LM loss (nats)",
         paint=paint,
         note="Thin: each log line. Thick: running mean. Points: held-out documents. Dotted: word "
-        "frequencies alone, on held-out documents."
-        + " Triangles: restarts." * any(chain.restarts() for chain in chains)
-        + vocabulary_note(chains),
+        "frequencies alone, on held-out documents." + triangles + vocabulary_note(chains),
         width=_LOSS_WIDTH,
         height=3.7 + 0.2 * rows,
         margins=replace(_LOSS_MARGINS, top=0.08 + 0.22 * rows),

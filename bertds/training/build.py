@@ -39,7 +39,7 @@ from bertds.model.build import PreTrainingModel, build_model, check_model_size
 from bertds.monitor.metrics import Listener, Metrics
 from bertds.monitor.mfu import Meter
 from bertds.monitor.notify import Notifier
-from bertds.monitor.rank_speed import RankSpeed
+from bertds.monitor.rank_speed import RankSpeed, compare_ranks
 from bertds.monitor.trackers import check_trackers, start_trackers
 from bertds.optim.lr_schedule import LearningRate
 from bertds.system.early_stop import disarm, on_early_stop
@@ -195,7 +195,7 @@ def _build(
         closing.callback(tracker.close)
     # Stop requests, rank speeds and metrics continue from the restored state.
     agreement = build_agreement(engine, watch, state)
-    rank_speed = compare_ranks(engine, agreement)
+    rank_speed = compare_ranks(engine, agreement.waiting)
     metrics = build_metrics(config, settings, folder, engine, trackers, source, rank_speed)
     metrics.start(state)
     metrics.restore_window(state.window)
@@ -342,15 +342,6 @@ def build_metrics(
     return Metrics(
         folder.path, config.log.every_steps, next_sentence, engine, trackers, meter, rank_speed
     )
-
-
-def compare_ranks(engine: Engine, agreement: Agreement) -> RankSpeed | None:
-    """Warn of ranks that are slow already, and compare them from now on. Collective."""
-    if engine.world_size == 1:
-        return None
-    rank_speed = RankSpeed(engine, agreement.waiting)
-    rank_speed.check_at_start()
-    return rank_speed
 
 
 def listen_for_stops(config: Config, folder: RunFolder) -> StopRequests:

@@ -45,7 +45,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(
 ) -> None:
     save = torch.save
 
-    def to_a_full_disk(state: object, place: Any) -> None:
+    def to_a_full_disk(state: object, place: object) -> None:
         if not hasattr(place, "write"):
             save(state, FULL)
         with FULL.open("wb") as file:
