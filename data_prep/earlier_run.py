@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -162,8 +163,14 @@ class EarlierRun:
             ),
             **manifest.settings,
         }
-        # The manifest does not record the text options, so they cannot be compared.
         now = {key: value for key, value in self.identity.items() if key != "text options"}
+        # Manifests of older versions do not record how the text is found in a file.
+        recorded = {source["name"]: source for source in manifest.sources}
+        for file in self.files:
+            for option, value in file.how_text_is_found().items():
+                if option in (source := recorded.get(file.source, {})):
+                    name = f"{option} of {file.source}"
+                    before[name], now[name] = source[option], value
         return _differences(before, now)
 
     def _different_from_plan(self) -> list[str]:
@@ -185,7 +192,7 @@ class EarlierRun:
             self.clear()
             return False
         raise OtherSettings(
-            f"{self.out}: prepared with other settings ({'; '.join(different[:3])})"
+            f"{self.out}: prepared with other settings or sources ({'; '.join(different[:3])})"
         )
 
     def clear(self) -> None:
@@ -281,8 +288,29 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     different = differences(before, parse_json(json.dumps(now)))
     if before.get("sources") != now.get("sources"):
         different = [d for d in different if not d.startswith("sources:")]
-        different.insert(0, "the source files have changed")
+        changes = _changed_files(before.get("sources", []), now["sources"])
+        different.insert(0, f"the source files have changed: {changes[0]}{words.and_more(changes)}")
     return different
+
+
+def _changed_files(before: list[list[Any]], now: list[list[Any]]) -> list[str]:
+    """Return which source files are missing, new or of another size; each is [source, name, bytes].
+
+    Several files may have the same name, in different folders.
+    """
+    gone = Counter(map(tuple, before)) - Counter(map(tuple, now))
+    new = Counter(map(tuple, now)) - Counter(map(tuple, before))
+    sizes: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
+    for number, files in enumerate((gone, new)):
+        for source, name, size in files.elements():
+            sizes.setdefault((source, name), ([], []))[number].append(size)
+    changes = []
+    for (_, name), (old, own) in sorted(sizes.items()):
+        if old and own:
+            changes.append(f"{name} has {own[0]:,} bytes now, {old[0]:,} before")
+        else:
+            changes.append(f"{name} is {'missing' if old else 'new'}")
+    return changes
 
 
 def _source_names(identity: dict[str, Any]) -> set[str]:
