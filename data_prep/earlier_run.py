@@ -17,7 +17,7 @@ from bertds.data.formats.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from bertds.data.vocabulary import TOKENIZER_FILES, load_tokenizer_info
 from bertds.display import words
 from bertds.errors import DataError
-from bertds.system.atomic_files import sha256_file, write_json
+from bertds.system.atomic_files import TEMPORARY_PREFIX, sha256_file, write_json
 from bertds.system.json_fields import parse_json
 from data_prep import progress
 from data_prep.document import SourceFile
@@ -31,6 +31,13 @@ _SHARD_OR_ROWS = re.compile(
     r"(?:train|validation)/shard_\d{5,}\.h5"
     r"|hdf5_lower_case_[^/]+/([^/]+)/\1_(?:training|test)_\d+\.hdf5"
 )
+
+_WRITTEN = re.compile(
+    rf"{_SHARD_OR_ROWS.pattern}|dropped/[^/]+\.jsonl"
+    rf"|tokenizer/(?:{'|'.join(map(re.escape, TOKENIZER_FILES))})"
+    rf"|(?:[^/]+/)+{re.escape(TEMPORARY_PREFIX)}[^/]+"
+)
+"""The files below the folder of the result that preparation writes, in its subfolders."""
 
 
 class OtherSettings(DataError):
@@ -203,10 +210,15 @@ class EarlierRun:
     def _clear_output(self) -> None:
         for name in (MANIFEST_NAME, REPORT_NAME):
             (self.out / name).unlink(missing_ok=True)
-        for name in ("tokenizer", "train", "validation", "dropped"):
-            shutil.rmtree(self.out / name, ignore_errors=True)
-        for folder in self.out.glob("hdf5_lower_case_*"):
-            shutil.rmtree(folder)
+        # The user may have a folder of one of these names, such as "train", with other files.
+        folders = [self.out / name for name in ("tokenizer", "train", "validation", "dropped")]
+        for folder in [*folders, *self.out.glob("hdf5_lower_case_*")]:
+            for path in sorted(folder.rglob("*"), reverse=True):  # contents before their folder
+                if path.is_dir() and not path.is_symlink():
+                    _remove_if_empty(path)
+                elif _WRITTEN.fullmatch(path.relative_to(self.out).as_posix()):
+                    path.unlink(missing_ok=True)
+            _remove_if_empty(folder)
 
     def check_repair(self, splits: dict[str, list[ShardInfo]]) -> None:
         """Discard the old manifest, with a message, if rebuilt shards differ from the lost ones."""
@@ -282,6 +294,11 @@ def damaged_files(out: Path, manifest: Manifest) -> list[str]:
     except DataError:
         good = False
     return damaged if good else [*damaged, "tokenizer"]
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
