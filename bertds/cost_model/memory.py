@@ -56,8 +56,8 @@ class Shape:
     """reduce_bucket_size, in elements; DeepSpeed's default is 5e8."""
     overlap: bool = False
     """overlap_comm of the JSON; at stages 1 and 2 it doubles the bucket's buffer."""
-    sums: int | None = None
-    """``sum_bytes``, if the JSON sets it; None = 4 (float32)."""
+    sums: int = 4
+    """Bytes per element in which the gradients of micro batches are summed."""
     average: bool = False
     """Whether a moving average of the weights is kept."""
     packed: int = 0
@@ -70,14 +70,9 @@ class Shape:
         return ceil(real / self.packed) * self.packed if self.packed else real
 
     @property
-    def sum_bytes(self) -> int:
-        """Bytes per element in which the gradients of micro batches are summed."""
-        return self.sums or 4
-
-    @property
     def uses_bf16_wrapper(self) -> bool:
         """Whether DeepSpeed uses ``BF16_Optimizer``, which has no buckets."""
-        half = self.precision == "bf16" and self.sum_bytes == 4
+        half = self.precision == "bf16" and self.sums == 4
         return half and self.stage == 1 and not self.offload
 
 
@@ -209,7 +204,7 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
     ranks, stage = shape.world_size, shape.stage
     low = shape.precision in ("bf16", "fp16")
     size = BYTES[shape.precision] if low else 4
-    sums = shape.sum_bytes
+    sums = shape.sums
     # Weights and gradients, as the ZeRO stage partitions them.
     weights = count * size / (ranks if stage == 3 else 1)
     if stage >= 2:
