@@ -19,7 +19,7 @@ DATA ?=
 ARGS ?=
 JOBS ?= 2
 CPU ?=
-# CPU=1: the build of torch without CUDA, 10 % of the download, for machines without a GPU.
+# CPU=1: the build of torch without CUDA, 10% of the download, for machines without a GPU.
 TORCH_FROM := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
 BIN := $(VENV)/bin
 
