@@ -84,7 +84,7 @@ def read_texts(source: str) -> list[TextRow]:
         for n, (number, record) in enumerate(records):
             if not record.get(text) or (pair and record.get(pair) is None):
                 raise DataError(f"{path}, line {number}: column {text!r} is empty")
-            check_cells(path, number, record, (text, pair))
+            check_cells(f"{path}, line {number}", record, (text, pair))
             second = str(record[pair]) if pair else None
             rows.append(TextRow(str(record.get("id", n)), str(record[text]), second, None, number))
     if not rows:
