@@ -177,28 +177,35 @@ class _Columns(NamedTuple):
     high: np.ndarray
     low: np.ndarray
     source: np.ndarray
-    owner: np.ndarray
-    """The index of its part among the opened parts."""
-    number: np.ndarray
-    """Its number in this part."""
     again: np.ndarray
     """bool, whether it is a repetition."""
-    payload: np.ndarray
-    """int64 [entries, 2]: begin and end of its tokens in the part."""
-    sentences: np.ndarray
-    """int64 [entries, 2]: begin and end of its sentences in the part."""
+    place: np.ndarray
+    """Its place in the lists of contents."""
 
     def take(self, which: np.ndarray) -> _Columns:
         """Return some of the entries."""
         return _Columns(*(column[which] for column in self))
 
 
-def _entries(task: ShardTask, near: Dropped) -> tuple[_Columns, list[Part]]:
+class _Content(NamedTuple):
+    """The content of an entry, copied from its part.
+
+    A mapped part takes one of the files that a process may have open, by default 1,024. A large
+    corpus has more parts, and many shards have entries of nearly all of them.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    """int32 [S], tokens per sentence."""
+    note: bytes
+
+
+def _entries(task: ShardTask, near: Dropped) -> tuple[_Columns, list[_Content]]:
     """Return all entries in the task's range of keys, part by part."""
     one = task.range
     first_train = one.split == "train" and one.number == 0
     columns: list[_Columns] = []
-    opened: list[Part] = []
+    contents: list[_Content] = []
     for path in task.parts:
         part = open_part(path)
         documents = np.arange(*part.range(one.low, one.high))
@@ -212,22 +219,27 @@ def _entries(task: ShardTask, near: Dropped) -> tuple[_Columns, list[Part]]:
             again = again[good]
         if len(documents) + len(again) == 0:
             continue
-        of = part.repeat_of[again].astype(np.int64)
-        numbers = np.concatenate([documents, of])
+        numbers = np.concatenate([documents, part.repeat_of[again].astype(np.int64)])
         columns.append(
             _Columns(
                 high=np.concatenate([part.key_high[documents], part.repeat_high[again]]),
                 low=np.concatenate([part.key_low[documents], part.repeat_low[again]]),
                 source=part.sources[numbers],
-                owner=np.full(len(numbers), len(opened)),
-                number=numbers,
                 again=np.arange(len(numbers)) >= len(documents),
-                payload=_ranges(part.payload_ends, numbers),
-                sentences=_ranges(part.sentence_ends, numbers),
+                place=np.arange(len(contents), len(contents) + len(numbers)),
             )
         )
-        opened.append(part)
-    return _Columns(*(np.concatenate(column) for column in zip(*columns))), opened
+        payload = _ranges(part.payload_ends, numbers).tolist()
+        sentences = _ranges(part.sentence_ends, numbers).tolist()
+        for number, (begin, end), (first, last) in zip(numbers.tolist(), payload, sentences):
+            contents.append(
+                _Content(
+                    part.payload[begin:end].copy(),
+                    part.lengths[first:last].copy(),
+                    part.note(number),
+                )
+            )
+    return _Columns(*(np.concatenate(column) for column in zip(*columns))), contents
 
 
 def _ranges(ends: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -241,7 +253,7 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
     """Gather one range of keys from all parts and write it; return the result in its marker."""
     # Sort by key and source. Of equal texts, the one of the first source is kept.
     near = load_dropped(task.near)
-    found, opened = _entries(task, near)
+    found, contents = _entries(task, near)
     found = found.take(np.lexsort((found.source, found.low, found.high)))
     # Equal keys are duplicates: 128 bits never collide in practice.
     same = np.zeros(len(found.high), np.bool_)
@@ -252,8 +264,8 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
     log = DropLog(task.sources, task.keep_dropped)
     for reason, which in ((DUPLICATE, same & ~found.again), (NEAR_DUPLICATE, alike)):
         gone = found.take(np.flatnonzero(which))
-        for source, owner, index in zip(gone.source, gone.owner, gone.number):
-            log.drop(int(source), reason, opened[owner].note(int(index)))
+        for source, place in zip(gone.source.tolist(), gone.place.tolist()):
+            log.drop(source, reason, contents[place].note)
     log.save(task.marker.with_suffix(".dropped"))
     # Counts per source, for the manifest.
     kept = found.take(np.flatnonzero(~same & ~alike))
@@ -261,18 +273,15 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
     repeated = Counter(name for name, again in zip(names, kept.again.tolist()) if again)
     written = Counter(names) - repeated
 
-    # Copy tokens and sentence lengths of the kept entries, in the order of their keys.
-    ids, lengths = [], []
-    places = zip(kept.owner.tolist(), kept.payload.tolist(), kept.sentences.tolist())
-    for owner, (begin, end), (first, last) in places:
-        ids.append(opened[owner].payload[begin:end])
-        lengths.append(opened[owner].lengths[first:last])
-    tokens = np.concatenate(ids)
+    # Join tokens and sentence lengths of the kept entries, in the order of their keys.
+    own = [contents[place] for place in kept.place.tolist()]
+    tokens = np.concatenate([content.ids for content in own])
+    lengths = [content.lengths for content in own]
     info = write_token_shard(
         task.path,
         tokens & ~WORD_START if task.word_starts else tokens,
         running_sum(np.concatenate(lengths)),
-        running_sum(kept.sentences[:, 1] - kept.sentences[:, 0]),
+        running_sum([len(one) for one in lengths]),
         vocab_size=task.vocab_size,
         fingerprint=task.fingerprint,
         word_starts=tokens >= WORD_START if task.word_starts else None,
