@@ -8,6 +8,7 @@ from typing import Any
 
 from bertds.config.load import load_config
 from bertds.config.recipe import Config, DataConfig
+from bertds.data.sources.open import check_recorded_path
 from bertds.errors import ConfigError
 from bertds.pretrained.evaluate import evaluate as score_model
 from bertds.pretrained.load import PretrainedModel
@@ -88,6 +89,8 @@ def _data_config(trained: PretrainedModel, rows: HeldOut) -> DataConfig:
     path = rows.data or values.get("path")
     if not path:
         raise ConfigError("--data is required: a Hugging Face folder does not name its data")
+    if not rows.data:
+        check_recorded_path(str(path))
     values["path"] = str(path)
     values["vocab"] = str(rows.vocab or values.get("vocab", ""))
     if rows.sequence_length:

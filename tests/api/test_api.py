@@ -87,6 +87,9 @@ def test_end_to_end_by_functions(
         bertds.evaluate(result.run_dir, sequence_length=500)
     with pytest.raises(CheckpointError):
         bertds.evaluate(tmp_path / "nothing", data)
+    data.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="data, as recorded in the run: .* with --data"):
+        bertds.evaluate(result.run_dir)
 
 
 def test_transformers_own_task_names(tiny_data: Path, tmp_path: Path) -> None:
