@@ -88,7 +88,7 @@ def test_end_to_end_by_functions(
     with pytest.raises(CheckpointError):
         bertds.evaluate(tmp_path / "nothing", data)
     data.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match="data, as recorded in the run: .* with --data"):
+    with pytest.raises(DataError, match=r"data, as recorded in the run: .* with --data"):
         bertds.evaluate(result.run_dir)
 
 
