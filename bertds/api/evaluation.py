@@ -35,7 +35,8 @@ def evaluate(model: str | Path, data: str | Path | None = None, **options: Any) 
 
     Args:
         model: a run, a checkpoint, a Hugging Face folder or a name of ``bertds models``.
-        data: prepared data; None = the run's own.
+        data: prepared data; None = the run's own (``validation.path``, if it is set and the split
+            is "validation").
         options: ``split`` ("validation" or "train"), ``vocab`` (a vocab.txt, for data without a
             tokenizer), ``sequence_length`` and ``max_predictions`` (default: the run's, or 128 and
             20), ``whole_words`` (mask all pieces of a word together), ``batch`` (rows per forward
@@ -86,7 +87,11 @@ def _data_config(trained: PretrainedModel, rows: HeldOut) -> DataConfig:
     # The run's own settings are the default, so that the rows are like those of the training.
     recipe = trained.manifest.get("recipe", {})
     values: dict[str, Any] = dict(recipe.get("data", {"pairs": "nsp"}))
-    path = rows.data or values.get("path")
+    own = values.get("path")
+    # As in the training of the run, validation.path takes the place of the validation split.
+    if rows.split == "validation":
+        own = recipe.get("validation", {}).get("path") or own
+    path = rows.data or own
     if not path:
         raise ConfigError("--data is required: a Hugging Face folder does not name its data")
     if not rows.data:

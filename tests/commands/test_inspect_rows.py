@@ -157,6 +157,6 @@ def test_data_of_a_run_that_is_elsewhere_is_named_with_the_option_that_mends_it(
     (run / "config.yaml").write_text(recipe)
     assert bertds(["inspect", str(run), "--step", "1"]) == 2
     assert capsys.readouterr().err.endswith(
-        "data.path=data/moved, as recorded in the run: no such file or folder; give the path of "
-        "the data with --data\n"
+        "data/moved, the data that the run recorded: no such file or folder; give the path of the "
+        "data with --data\n"
     )

@@ -27,8 +27,8 @@ def check_recorded_path(path: str) -> None:
     """
     if path and not is_url(path) and not Path(path).exists():
         raise DataError(
-            f"data.path={path}, as recorded in the run: no such file or folder; give the path of "
-            "the data with --data"
+            f"{path}, the data that the run recorded: no such file or folder; give the path of the "
+            "data with --data"
         )
 
 
