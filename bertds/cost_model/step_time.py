@@ -90,8 +90,13 @@ def muon_flops(model: ModelConfig) -> float:
     A matrix of r rows and c >= r columns takes 4 r r c + 2 r r r per iteration.
     """
     h, wide = model.hidden_size, model.intermediate_size
-    square, long = 6.0 * h**3, 4.0 * h * h * wide + 2.0 * h**3
-    return 5 * model.num_hidden_layers * (4 * square + 2 * long)
+    if model.style == "modern":  # joined: queries, keys and values; both halves of the gate
+        layer = [(3 * h, h), (h, h), (2 * wide, h), (h, wide)]
+    else:
+        layer = [(h, h)] * 4 + [(wide, h), (h, wide)]
+    heads = [(h, h)] * (2 if model.next_sentence else 1)  # the masked-LM head's, and the pooler
+    shapes = map(sorted, [*layer * model.num_hidden_layers, *heads])
+    return 5.0 * sum(4 * r * r * c + 2 * r**3 for r, c in shapes)
 
 
 def micro_batch_bytes(count: float, precision: str) -> float:
