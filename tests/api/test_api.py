@@ -68,7 +68,8 @@ def test_end_to_end_by_functions(
     starting: list[object] = []
     with injected("run.open", lambda: starting.append(signal.getsignal(signal.SIGINT))):
         first = bertds.train(tiny_recipe, **names, settings={**settings, "schedule.total_steps": 2})
-    assert starting == [before[signal.SIGINT]]  # only a command is ended by a signal while it starts
+    # Only a command is ended by a signal while it starts.
+    assert starting == [before[signal.SIGINT]]
     assert first.finished and first.step == 2
     result = bertds.train(tiny_recipe, **names, settings=settings)
     assert result.finished and result.step == 4 and result.run_dir == tmp_path / "run: 1"
