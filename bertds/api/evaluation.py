@@ -8,6 +8,7 @@ from typing import Any
 
 from bertds.config.load import load_config
 from bertds.config.recipe import Config, DataConfig
+from bertds.config.suggest import nearest
 from bertds.errors import ConfigError
 from bertds.pretrained.evaluate import evaluate as score_model
 from bertds.pretrained.load import PretrainedModel
@@ -59,8 +60,6 @@ def held_out(**options: Any) -> HeldOut:
     Raises:
         ConfigError: an option is unknown, or a number is too small.
     """
-    from bertds.config.suggest import nearest
-
     known = list(HeldOut.__dataclass_fields__)
     for name in options:
         if name not in known:

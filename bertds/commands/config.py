@@ -120,13 +120,9 @@ def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> Non
     optimizer = settings.optimizer
     for name in ("betas", "eps", "weight_decay", "bias_correction"):
         if (key := f"{IN_JSON}optimizer.params.{name}") not in given:
-            print(f"# {key}: {_plain(getattr(optimizer, name))}  (default)")
+            print(f"# {key}: {json.dumps(getattr(optimizer, name))}  (default)")
     if "deepspeed.gradient_clipping" not in given:
         print(f"# {IN_JSON}gradient_clipping: {settings.gradient_clipping}  (default)")
-
-
-def _plain(value: object) -> str:
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
 def _as_yaml(value: object) -> str:
