@@ -79,7 +79,7 @@ def dump_rows(dump: Path, repeat: int) -> list[dict[str, Any]]:
 def text_rows(
     wiki: Sequence[str], books: Sequence[str], vocab: Path, repeat: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Measure reading, sentences and tokenising; return the documents too."""
+    """Measure reading, sentences and tokenizing; return the documents too."""
     files = find_files("wiki", wiki, ()) + find_files("books", books, ())
 
     def read() -> list[str]:
@@ -99,9 +99,9 @@ def text_rows(
     seconds, encoder = cpu_seconds(
         lambda: (e := WordPieceEncoder(tokens, info.lower_case), e.encode(sentences))[0], repeat
     )
-    rows.append({"stage": "tokenise, cold cache", "mb": text, "seconds": seconds})
+    rows.append({"stage": "tokenize, cold cache", "mb": text, "seconds": seconds})
     seconds, (ids, _) = cpu_seconds(lambda: encoder.encode(sentences), repeat)
-    rows.append({"stage": "tokenise, warm cache", "mb": text, "seconds": seconds})
+    rows.append({"stage": "tokenize, warm cache", "mb": text, "seconds": seconds})
     sample = sentences[: max(1, len(sentences) // 4)]
     theirs = wordpiece_pipeline({t: i for i, t in enumerate(tokens)}, info.lower_case)
     size = sum(len(s.encode()) for s in sample) / 1e6

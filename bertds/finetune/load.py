@@ -132,7 +132,7 @@ def _read_all(task: Task, path: Path, split: str, options: DataOptions, data: Ta
         path,
         split=split,
         labels=data.labels,
-        regression=options.regression,
+        regression=task.kind == "regression",
         text_column=options.text_column,
         pair_column=options.pair_column,
         label_column=options.label_column,

@@ -2,7 +2,7 @@
 
 A run is a pure function of (weights, data, settings, seed). The seed decides the new head, the
 order of the rows and the dropout. The settings are those of the original BERT: AdamW, linear warmup
-over 10 % of the steps, linear decay to zero, gradient norm clipped at 1.
+over 10% of the steps, linear decay to zero, gradient norm clipped at 1.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TrainReport:
     seconds: float
     rows: int
     last_loss: float
-    """Mean loss of the last 10 % of the steps."""
+    """Mean loss of the last 10% of the steps."""
 
 
 class Logits(Protocol):

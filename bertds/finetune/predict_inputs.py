@@ -84,7 +84,7 @@ def read_texts(source: str) -> list[TextRow]:
         for n, (number, record) in enumerate(records):
             if not record.get(text) or (pair and record.get(pair) is None):
                 raise DataError(f"{path}, line {number}: column {text!r} is empty")
-            check_cells(path, number, record, (text, pair))
+            check_cells(f"{path}, line {number}", record, (text, pair))
             second = str(record[pair]) if pair else None
             rows.append(TextRow(str(record.get("id", n)), str(record[text]), second, None, number))
     if not rows:
@@ -95,7 +95,7 @@ def read_texts(source: str) -> list[TextRow]:
 def read_words(source: str) -> list[Sentence]:
     """Read sentences: words separated by blanks, CoNLL columns (the first), or JSONL with tokens.
 
-    Columns are recognised by the file's name (.conll, .tsv), by ``-DOCSTART-`` or a tab in the
+    Columns are recognized by the file's name (.conll, .tsv), by ``-DOCSTART-`` or a tab in the
     first line.
 
     Raises:

@@ -122,21 +122,23 @@ class BadRows:
         return [f"{self.file}, {self.what} {place}: {reason}" for place, reason in self.rows]
 
 
-def check_cells(
-    path: Path, number: int, record: dict[str, Any], columns: Iterable[str | None]
-) -> None:
+def check_cells(where: str, record: dict[str, Any], columns: Iterable[str | None]) -> None:
     """Check that cells of a record are texts or numbers; JSON also has lists and objects.
 
+    Args:
+        where: the file and the line, for the message.
+        record: column -> cell.
+        columns: those to check; None is skipped.
+
     Raises:
-        DataError: one is not; names the line and the column.
+        DataError: one is not; names the place and the column.
     """
     for column in columns:
         if column is not None and not isinstance(
             value := record.get(column, ""), str | int | float
         ):
             raise DataError(
-                f"{path}, line {number}: column {column!r} is {value!r:.60}, which is neither a "
-                "text nor a number"
+                f"{where}: column {column!r} is {value!r:.60}, which is neither a text nor a number"
             )
 
 

@@ -93,11 +93,11 @@ def finetune(task: Task, data_options: DataOptions, options: RunOptions) -> dict
         CheckpointError: the model does not exist.
     """
     check_out(options.out, overwrite=options.overwrite)
-    data = load_task(task, data_options)
     if data_options.regression:
         task = replace(
             task, kind="regression", metrics=("pearson", "spearman"), main_metric="spearman"
         )
+    data = load_task(task, data_options)
     options.out.mkdir(parents=True, exist_ok=True)
     is_main = not options.deepspeed or find_rank_info().is_main
     lock = FolderLock(options.out, "fine-tuning") if is_main else nullcontext()

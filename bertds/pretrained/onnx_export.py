@@ -85,7 +85,9 @@ def export_onnx(source: str | Path, out: Path, *, overwrite: bool) -> dict[str, 
         import onnxruntime
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
-        raise ConfigError(f"--to onnx needs {error.name}: pip install 'bertds[onnx]'") from None
+        raise ConfigError(
+            f"--to onnx requires {error.name}; install it with: pip install 'bertds[onnx]'"
+        ) from None
     with (
         as_hugging_face_folder(source) as folder,
         fresh_folder(out, overwrite=overwrite) as temporary,

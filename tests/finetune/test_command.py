@@ -152,22 +152,6 @@ def test_ner_squad_and_regression_run_through(tiny_bert: Path, tmp_path: Path) -
     assert results(tmp_path / "c")["scores"]["dev"]["pearson"]["mean"] > 0.9
 
 
-def test_a_saved_dataset_dict_is_read(tiny_bert: Path, tmp_path: Path) -> None:
-    import datasets
-
-    features = datasets.Features(
-        {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
-    )
-    rows = {"sentence": ["bad film", "good film"] * 40, "label": [0, 1] * 40}
-    table = datasets.Dataset.from_dict(rows, features=features)
-    datasets.DatasetDict({"train": table, "validation": table}).save_to_disk(tmp_path / "data")
-    for task, labels in (("sst2", ["0", "1"]), ("text-classification", ["neg", "pos"])):
-        out = tmp_path / task
-        assert main(finetune(task, tiny_bert, out, "--data", tmp_path / "data", *FAST)) == 0
-        assert results(out)["labels"] == labels
-        assert results(out)["scores"]["dev"]["accuracy"]["mean"] == 1.0
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

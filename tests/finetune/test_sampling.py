@@ -145,18 +145,6 @@ def test_a_label_without_a_row_is_refused(tmp_path: Path) -> None:
         sampled("sst2", tmp_path)
 
 
-def test_a_declared_label_without_rows_is_ignored(tmp_path: Path) -> None:
-    import datasets
-
-    names = datasets.ClassLabel(names=["unused", "neg", "pos"])
-    features = datasets.Features({"text": datasets.Value("string"), "label": names})
-    table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 2]}, features=features)
-    datasets.DatasetDict({"train": table, "validation": table}).save_to_disk(tmp_path / "hub")
-    data = sampled("text-classification", tmp_path / "hub")
-    assert data.labels == ("neg", "pos")
-    assert [row.label for row in data.train.rows] == [0, 1]  # type: ignore[union-attr]
-
-
 def test_test_files_can_be_skipped(
     tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertds.display.words import count
 from bertds.errors import DataError, short_reason
 from bertds.finetune.readers.conll import iob2, label_list
-from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, parse_label
-from bertds.finetune.records import Question, Sentence, TextRow
+from bertds.finetune.readers.text import own_columns, parse_label
+from bertds.finetune.records import Question, Sentence, TextRow, check_cells
 from bertds.finetune.sampling import check_labels, limit_of, sample_places
 from bertds.finetune.task_data import DataOptions, Rows, Split, TaskData
 from bertds.finetune.tasks import Task
@@ -38,7 +38,7 @@ def load_hub_task(task: Task, options: DataOptions) -> TaskData:
             if table is None:
                 continue
             where = f"{options.data}, {place.hub_split}"
-            rows = _rows(task, table, where, role, data, sample_places(len(table), limit))
+            rows = _rows(task, table, where, role, data, sample_places(len(table), limit), options)
             # MNLI has two dev and test sets, so its splits keep their own names.
             name = place.hub_split if len(files) > 1 else role
             if role == "train":
@@ -78,7 +78,13 @@ def _load(task: Task, name: str) -> Mapping[str, Any]:
 
 
 def _rows(
-    task: Task, table: Dataset, where: str, role: str, data: TaskData, places: list[int]
+    task: Task,
+    table: Dataset,
+    where: str,
+    role: str,
+    data: TaskData,
+    places: list[int],
+    options: DataOptions,
 ) -> Rows:
     """Return the rows at ``places``; labels are those of the whole table."""
     if task.kind == "qa":
@@ -86,55 +92,71 @@ def _rows(
         return [_question(record, where, number) for number, record in chosen]
     if task.kind == "ner":
         return _sentences(table, where, role, data, places)
-    return _texts(task, table, where, role, data, places)
+    return _texts(task, table, where, role, data, places, options)
+
+
+def _columns(
+    task: Task, table: Dataset, where: str, role: str, options: DataOptions
+) -> tuple[str, str | None, str | None]:
+    """Return the columns of text, second text and label."""
+    columns = table.column_names
+    if not task.folder:  # the user's own dataset
+        given = (options.text_column, options.pair_column, options.label_column)
+        return own_columns(where, columns, given, role)
+    text, pair, label = (
+        task.hub_columns.get(name or "", name) for name in (task.text, task.pair, task.label)
+    )
+    for name in (text, pair, None if role == "test" else label):
+        if name is not None and name not in columns:
+            raise DataError(f"{where}: no column {name!r}; found {columns}")
+    return str(text), pair, label
 
 
 def _texts(
-    task: Task, table: Dataset, where: str, role: str, data: TaskData, places: list[int]
+    task: Task,
+    table: Dataset,
+    where: str,
+    role: str,
+    data: TaskData,
+    places: list[int],
+    options: DataOptions,
 ) -> list[TextRow]:
-    columns = table.column_names
-    names = {
-        role_: task.hub_columns.get(name, name)
-        for role_, name in (("text", task.text), ("pair", task.pair or ""), ("label", task.label))
-    }
-    if not task.folder:  # the user's own dataset: try the usual names
-        names["text"] = next((n for n in TEXT_NAMES if n in columns), names["text"])
-        names["pair"] = next((n for n in PAIR_NAMES if n in columns), "")
-    for role_ in ("text", "pair") if names["pair"] else ("text",):
-        if names[role_] not in columns:
-            raise DataError(f"{where}: no column {names[role_]!r}; found {columns}")
-    feature = table.features.get(names["label"])
-    label_names = getattr(feature, "names", None)
+    text, pair, label = _columns(task, table, where, role, options)
+    label_names = getattr(table.features.get(label), "names", None)
     # The labels of the user's own data are taken from the training split.
     if not data.labels and task.kind == "classification" and role == "train":
-        values = table.unique(names["label"])
+        values = table.unique(label)
         if label_names:  # a declared label may have no rows
             data.labels = tuple(n for place, n in enumerate(label_names) if place in values)
         else:
-            data.labels = tuple(sorted(str(value) for value in values))
+            data.labels = tuple(sorted(str(value) for value in values if value is not None))
     rows = []
     for number, record in zip(places, table.select(places), strict=True):
-        label: int | float | None = record.get(names["label"])
-        # The Hub marks rows without a label (GLUE's test splits) with -1.
-        if label is not None and (label == -1 or role == "test"):
-            label = None
-        elif label is not None and task.kind == "classification":
-            if label_names and task.labels:
-                # The labels of the files and of the Hub have the same order (GLUE: names or 0/1).
-                label = int(label)
-            else:
-                text = label_names[int(label)] if label_names else str(label)
-                try:
-                    label = parse_label(text, task.kind, data.labels)
-                except ValueError as error:
-                    raise DataError(f"{where}, row {number}: {error}") from None
-        elif label is not None:
-            label = float(label)
-        pair = record[names["pair"]] if names["pair"] else None
+        check_cells(f"{where}, row {number}", record, (text, pair))
+        value: int | float | None = None
+        if role != "test":
+            value = _label(task, record[label], label_names, data, f"{where}, row {number}")
+        second = str(record[pair]) if pair else None
         rows.append(
-            TextRow(str(record.get("idx", number)), record[names["text"]], pair, label, number)
+            TextRow(str(record.get("idx", number)), str(record[text]), second, value, number)
         )
     return rows
+
+
+def _label(
+    task: Task, value: Any, names: Sequence[str] | None, data: TaskData, where: str
+) -> int | float:
+    """Return a label's number, or the score of a regression task."""
+    # The library marks a missing class with -1.
+    if value is None or (names and value == -1):
+        raise DataError(f"{where}: has no label")
+    if names and task.labels:
+        # The labels of the files and of the Hub have the same order (GLUE: names or 0/1).
+        return int(value)
+    try:
+        return parse_label(names[value] if names else str(value), task.kind, data.labels)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _sentences(

@@ -270,7 +270,7 @@ def _read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def choose_column(
-    path: Path, columns: list[str], given: str, usual: tuple[str, ...], role: str
+    where: Path | str, columns: list[str], given: str, usual: tuple[str, ...], role: str
 ) -> str | None:
     """Return the column for a role: the given one, or the first of the usual names.
 
@@ -279,9 +279,44 @@ def choose_column(
     """
     if given:
         if given not in columns:
-            raise DataError(f"{path}: no column {given!r} for the {role}; found {columns}")
+            raise DataError(f"{where}: no column {given!r} for the {role}; found {columns}")
         return given
     return next((name for name in usual if name in columns), None)
+
+
+def own_columns(
+    where: Path | str, columns: list[str], given: tuple[str, str, str], split: str
+) -> tuple[str, str | None, str | None]:
+    """Return the columns of text, second text and label in a user's own data.
+
+    Args:
+        where: the file or the dataset, for messages.
+        columns: all columns.
+        given: the names that the user gave; "" = one of the usual names.
+        split: train, dev or test; a test split needs no labels.
+
+    Raises:
+        DataError: a column is missing, or has two roles.
+    """
+    text = choose_column(where, columns, given[0], TEXT_NAMES, "text")
+    pair = choose_column(where, columns, given[1], PAIR_NAMES, "second text")
+    label = choose_column(where, columns, given[2], LABEL_NAMES, "label")
+    if text is None:
+        raise DataError(
+            f"{where}: no text column ({', '.join(TEXT_NAMES)}); found {columns}; set --text-column"
+        )
+    if label is None and split != "test":
+        raise DataError(
+            f"{where}: no label column ({', '.join(LABEL_NAMES)}); found {columns}; set "
+            "--label-column"
+        )
+    used = (text, pair, None if split == "test" else label)
+    if doubled := next((name for name in used if name and used.count(name) > 1), None):
+        raise DataError(
+            f"{where}: column {doubled!r} is used twice; text, second text and label must be in "
+            "different columns (--text-column, --pair-column, --label-column)"
+        )
+    return text, pair, label
 
 
 def read_own(
@@ -312,29 +347,14 @@ def read_own(
         DataError: a column or a label is missing, or a label was never seen in training (by line).
     """
     # Find the columns, by the given or the usual names.
-    records = read_records(path, named=bool(text_column or pair_column or label_column))
+    given = (text_column, pair_column, label_column)
+    records = read_records(path, named=any(given))
     if not records:
         raise DataError(f"{path}: no rows")
     columns = list(records[0][1])
-    text = choose_column(path, columns, text_column, TEXT_NAMES, "text")
-    pair = choose_column(path, columns, pair_column, PAIR_NAMES, "second text")
-    label = choose_column(path, columns, label_column, LABEL_NAMES, "label")
+    text, pair, label = own_columns(path, columns, given, split)
     index = choose_column(path, columns, "", ID_NAMES, "id")
-    if text is None:
-        raise DataError(
-            f"{path}: no text column ({', '.join(TEXT_NAMES)}); found {columns}; set --text-column"
-        )
-    if label is None and split != "test":
-        raise DataError(
-            f"{path}: no label column ({', '.join(LABEL_NAMES)}); found {columns}; set "
-            "--label-column"
-        )
     used = (text, pair, None if split == "test" else label)
-    if doubled := next((name for name in used if name and used.count(name) > 1), None):
-        raise DataError(
-            f"{path}: column {doubled!r} is used twice; text, second text and label must be in "
-            "different columns (--text-column, --pair-column, --label-column)"
-        )
     # An empty cell is more likely a fault of the file than an empty text.
     for number, record in records:
         for column in used:
@@ -344,7 +364,7 @@ def read_own(
                 raise DataError(
                     f"{path}, line {number}: a lone byte order mark (U+FEFF) in column {column!r}"
                 )
-        check_cells(path, number, record, used)
+        check_cells(f"{path}, line {number}", record, used)
         # Predictions are written as a table of one line per row.
         for column in (index, None if split == "test" else label):
             if column is not None and re.search(r"[\t\r\n]", str(record.get(column)).strip()):
