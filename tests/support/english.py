@@ -53,7 +53,7 @@ class Mark(NamedTuple):
 
 @cache
 def ruled_out(repository: Path) -> re.Pattern[str]:
-    """Return what the table under Avoid in ``docs/terms.md`` rules out, as whole words in any case."""
+    """Return what the table Avoid in ``docs/terms.md`` rules out, as whole words in any case."""
     page = (repository / "docs/terms.md").read_text(encoding="utf-8")
     table = page.split("## Avoid")[1].split("\n## ")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
