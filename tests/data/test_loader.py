@@ -298,7 +298,7 @@ def test_micro_batches_have_the_agreed_types(config):
 @pytest.mark.parametrize("world", [1, 2, 5, 40])
 @pytest.mark.parametrize("micro", [1, 4, 1000])
 def test_validation_covers_each_sample_once_at_any_world_size(config, world, micro):
-    source = open_source(config, 7).sibling("validation")
+    source = open_source(config, 7).held_out()
     expected = [row for m in validation_batches(source, 3, 0, 1, seed=7) for row in rows_of(m)]
     assert len(expected) == source.samples_in_epoch(0)
     found = []
@@ -324,7 +324,7 @@ def test_validation_can_take_an_even_part_and_spans_shards(config):
 def test_splits_do_not_overlap(config):
     train, validation = open_source(config, 7), open_source(config, 7, split="validation")
     assert train.describe()["documents"] == 34 and validation.describe()["documents"] == 4
-    assert train.sibling("validation").describe() == validation.describe()
+    assert train.held_out().describe() == validation.describe()
     counts = train.token_counts()
     assert counts.sum() == train.describe()["tokens"] and len(counts) == 400
 
