@@ -15,6 +15,7 @@ from bertds.config.batch_plan import BatchPlan
 from bertds.config.recipe import DataConfig
 from bertds.config.row_settings import RowSettings
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
+from bertds.data.formats.padded_columns import join_columns
 from bertds.data.loader import BatchLoader, open_source
 from bertds.data.rng import random_u64
 from bertds.data.samples.flat_rows import build_instances
@@ -210,9 +211,7 @@ def test_instance_folders_have_their_own_splits_and_find_the_tokenizer(
     settings = RowSettings(sequence_length=32, max_predictions=5)
     for split in ("training", "test"):
         chunks = build_instances([make_shard(20)], 0, settings, 1, tokenizer=tokenizer)
-        write_instance_file(
-            folder / f"wiki_{split}_0.hdf5", chunks, sequence_length=32, max_predictions=5
-        )
+        write_instance_file(folder / f"wiki_{split}_0.hdf5", join_columns(chunks))
     for path in (folder, folder.parent):
         source = open_source(small(path), 1)
         assert source.describe()["shards"] == 1 and source.tokenizer.lower_case is False
