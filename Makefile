@@ -19,7 +19,7 @@ DATA ?=
 ARGS ?=
 JOBS ?= 2
 CPU ?=
-# CPU=1: the build of torch without CUDA, 10 % of the download, for machines without a GPU.
+# CPU=1: the build of torch without CUDA, 10% of the download, for machines without a GPU.
 TORCH_FROM := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
 BIN := $(VENV)/bin
 
@@ -28,7 +28,7 @@ BIN := $(VENV)/bin
 run: linux $(VENV)/.installed
 	@$(BIN)/bertds pipeline --work $(WORK) $(if $(WIKI),--wiki $(WIKI)) $(if $(BOOKS),--books $(BOOKS))
 
-# Said in the first second, before anything is downloaded.
+# Checked before anything is downloaded.
 linux:
 	@[ "$$(uname -s)" = Linux ] || { echo "training needs Linux, this is $$(uname -s); use a Linux container or virtual machine (on Windows WSL 2)" >&2; exit 2; }
 
@@ -86,7 +86,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/prep.py --json bench/prep.json
 	@echo "bench/"
 
-# Prints a table after each stage; what is cut off keeps what it has. ARGS="--minutes 4" and such.
+# Prints a table after each stage; an interrupted check keeps its results. ARGS="--minutes 4" sets a limit.
 gpu-check: $(VENV)/.installed
 	$(BIN)/python benchmarks/gpu_check.py $(if $(DATA),--data $(DATA)) $(ARGS)
 

@@ -106,6 +106,7 @@ class Check:
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         environment |= {"HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": self.args.device}
+        left = max(1.0, self.left())
         with log.open("w", encoding="utf-8") as output:
             process = subprocess.Popen(
                 [sys.executable, *words],
@@ -117,8 +118,10 @@ class Check:
                 start_new_session=True,
             )
             try:
-                code = process.wait(timeout=max(1.0, min(stage.limit, self.left())))
+                code = process.wait(timeout=min(stage.limit, left))
             except subprocess.TimeoutExpired:
+                if left < stage.limit:
+                    return f"stopped after {left:.0f} s: no time left"
                 return f"stopped after {stage.limit:.0f} s"
             finally:
                 if process.poll() is None:  # its own session: whatever it started goes as well

@@ -1,7 +1,7 @@
 """Measure what each ingredient of ``small_cpu`` contributes, by removing one at a time.
 
 Each run is a separate `bertds train`. Its last weights are exported and scored on held-out rows,
-with 15 % masks in rows of 64 and of 128 tokens. The rows are the same for all runs. Runs end by
+with 15% masks in rows of 64 and of 128 tokens. The rows are the same for all runs. Runs end by
 steps and not by hours, so a busy machine changes the time but not the result. Finished runs are not
 repeated. The result is written after each run.
 

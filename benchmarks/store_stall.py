@@ -8,7 +8,7 @@ between, at the rate of --rows-per-second. Eight H100 read 20,000 rows/s with BE
 (``docs/performance.md``).
 
 The cache holds two blocks and the lengths of the sentences, which is less than the corpus. So
-shards are constantly fetched and evicted. Blocks have 12.5 % of the loader's default size, so that
+shards are constantly fetched and evicted. Blocks have 12.5% of the loader's default size, so that
 each minute has several. The share of time that the loop waits is counted from the first batch on.
 The time before it is reported in seconds: each shard is read once for its lengths, and then the
 first block. The same loop on the local folder shows the cost of the machine itself.

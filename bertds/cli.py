@@ -32,11 +32,11 @@ COMMANDS = {
         "bertds.commands.finetune",
         "fine-tune and score on GLUE, NER, SQuAD or your own data",
     ),
-    "predict": ("bertds.commands.predict", "fill masks, classify, tag, answer, embed"),
+    "predict": ("bertds.commands.predict", "fill masks, classify, tag, answer questions, embed"),
     "models": ("bertds.commands.models", "list the pre-trained models that can be used by name"),
     "convert": (
         "bertds.commands.convert",
-        "convert between Hugging Face, NVIDIA DLE, TensorFlow and Megatron",
+        "convert a model to Hugging Face, NVIDIA DLE or ONNX format",
     ),
     "extend": ("bertds.commands.extend", "add the words of a domain to a model's vocabulary"),
     "pipeline": ("bertds.commands.pipeline", "prepare, train both phases, export and evaluate"),

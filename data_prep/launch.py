@@ -131,7 +131,7 @@ def _run_on_ray(request: PrepRequest, argv: list[str]) -> int:
         import ray
     except ImportError as error:
         raise ConfigError(
-            "--executor ray requires the package ray: pip install 'bertds[ray]'"
+            "--executor ray requires the package ray; install it with: pip install 'bertds[ray]'"
         ) from error
     workers = max(1, request.workers)
     paths = filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")])

@@ -36,7 +36,7 @@ CHOICES: dict[str, Sequence[str]] = {
 }
 """Fields that take one of a few words."""
 REMOVED_OPTIONS = {
-    "tokeniser": "nanotoken gained at most 2 % in speed; omit it (the shards are the same)",
+    "tokeniser": "nanotoken gained at most 2% in speed; omit it (the shards are the same)",
 }
 """Fields of earlier versions, with the reason and the remedy for the error message."""
 

@@ -1,7 +1,7 @@
 """Preparation from sources to manifest.
 
 ```text
-sources --units--> 1 tokenise: part files, each sorted by the hash of its documents
+sources --units--> 1 tokenize: part files, each sorted by the hash of its documents
                    2 shuffle:  ranges of hashes -> validation/ and train/ shards
                    3 rows:     NVIDIA HDF5 (--instances)
                    manifest.json, last
@@ -139,7 +139,7 @@ class StageRun:
         """Stage 1: every unit becomes a part of tokens, or of text before a vocabulary exists."""
         results: list[dict[str, Any]] = []
         folder = self.work / self._first_folder
-        stage = "read" if self.settings.vocab_size else "tokenise"
+        stage = "read" if self.settings.vocab_size else "tokenize"
         with progress.Progress(stage, sum(f.bytes for f in self.files), "bytes") as bar:
 
             def done(result: dict[str, Any]) -> None:
@@ -226,7 +226,7 @@ class StageRun:
         texts = self._parts("text", results)
         # From the results: another task may be finished already and have removed the parts.
         size = sum(r["file_bytes"] for r in results)
-        with progress.Progress("tokenise", size, "bytes") as bar:
+        with progress.Progress("tokenize", size, "bytes") as bar:
 
             def done(result: dict[str, Any]) -> None:
                 tokenised.append(result)

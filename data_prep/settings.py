@@ -104,7 +104,7 @@ class PrepSettings:
 
     @property
     def rules(self) -> WordPieceRules:
-        """How WordPiece normalises text before it looks up pieces."""
+        """How WordPiece normalizes text before it looks up pieces."""
         return WordPieceRules.of(self.lower_case, self.strip_accents, self.chinese_characters)
 
     @property

@@ -1,4 +1,4 @@
-"""A training loop of one's own: model, loader, LAMB, save.
+"""A custom training loop: model, loader, LAMB, save.
 
 python examples/own_loop.py DATA OUT [STEPS]      (DATA: what bertds prep wrote)
 """

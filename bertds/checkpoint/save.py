@@ -241,7 +241,7 @@ class Checkpoints:
                 "checkpoint is unaffected. Lower the learning rate and run the same command again"
             )
         total, room = sum(fact[0] for fact in facts), min(fact[1] for fact in facts)
-        # 2 % and 1 MiB more for headers and the manifest.
+        # 2% and 1 MiB more for headers and the manifest.
         needed = total * 1.02 + 2**20
         if room < needed:
             raise BertdsError(

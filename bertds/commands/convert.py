@@ -18,7 +18,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = CommandParser(
         prog="bertds convert",
-        description="Convert a model to a Hugging Face folder or an NVIDIA DLE checkpoint. SRC: "
+        description="Convert a model to Hugging Face, NVIDIA DLE or ONNX format. SRC: "
         "a run, a Hugging Face folder, a name listed by `bertds models`, ckpt_*.pt of DLE, "
         "a TensorFlow checkpoint (bert_model.ckpt or its folder), or a NeMo or "
         "Megatron checkpoint (.nemo, .ckpt, .pt).",
@@ -50,7 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--cased",
         action="store_true",
-        help="the vocabulary of SRC is cased (default: as in its files or, without a value there, "
+        help="the vocabulary of SRC is cased (default: as in its files; if they do not say, cased "
         "if a token has an upper-case letter)",
     )
     add(

@@ -98,6 +98,11 @@ def check(config: Config) -> None:
         "schedule.warmup_steps counts steps, but schedule.clock_hours follows the clock; set "
         "schedule.warmup_ratio instead",
     )
+    _require(
+        schedule.clock_hours is None or not (schedule.first_step or schedule.horizon_steps),
+        "schedule.first_step and schedule.horizon_steps count steps, but schedule.clock_hours "
+        "follows the clock; omit them",
+    )
     # Warm-up and decay must fit into the schedule.
     horizon = schedule.horizon_steps or schedule.first_step + schedule.total_steps
     _require(

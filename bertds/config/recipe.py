@@ -77,7 +77,7 @@ class ModelConfig:
     next_sentence: bool = True
     """Train the next-sentence head in addition to the masked-LM head; false = masked LM only."""
     activation_checkpointing: Literal["none", "full"] = "none"
-    """full recomputes each layer in the backward pass, which takes about 33 % more time and much
+    """full recomputes each layer in the backward pass, which takes about 33% more time and much
     less memory."""
     attention_kernel: Literal["auto", "flash", "fa3", "fa4", "padded"] = "auto"
     """How attention is computed. Affects speed, not results. flash is torch's FlashAttention 2. fa3

@@ -27,7 +27,7 @@ class RunConfig:
     the same command again to resume)."""
     stop_margin_minutes: float = 3.0
     """Save and stop this many minutes before the end of a Slurm job (SLURM_JOB_END_TIME), or when
-    90 % of the job's time has passed, whichever is later."""
+    90% of the job's time has passed, whichever is later."""
     compile: Literal["auto"] | bool = "auto"
     """How the layers are compiled. auto: on a GPU in bf16 or fp16, BERT's layers use fused Triton
     kernels; where those do not apply (float32, run.fp8, padded attention, the modern encoder), the
@@ -45,7 +45,7 @@ class RunConfig:
     positive multiple of 16. Its speed has not been measured. Affects results slightly."""
     memory_limit_gib: float | None = None
     """Memory limit per process when train_micro_batch_size_per_gpu in the DeepSpeed JSON is "auto".
-    null = 85 % of the GPU's free memory or, on a CPU, of this process's share of the machine's free
+    null = 85% of the GPU's free memory or, on a CPU, of this process's share of the machine's free
     memory."""
     ignore_memory: bool = False
     """Train even if the memory forecast says that the run will not fit on this machine, or if the

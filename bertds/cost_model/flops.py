@@ -113,7 +113,7 @@ def mean_masked_per_row(
 def mean_tokens(sequence_length: int) -> float:
     """Return the real tokens of a Wikipedia row, if nothing better is known.
 
-    512: 254 (REFERENCE: half of the slots of Wikipedia rows are padding). 128: 115 (measured: 10 %
+    512: 254 (half of the slots of Wikipedia rows are padding). 128: 115 (measured: 10%
     padding). Other lengths are interpolated on a logarithmic scale.
     """
     place = min(1.0, max(0.0, math.log2(sequence_length / 128) / 2))

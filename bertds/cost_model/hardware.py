@@ -10,7 +10,7 @@ share = share of the H100 / (p + m * (peak / H100's peak) * (H100's bandwidth / 
 ```
 
 Here p is the part of the H100's time in products and attention, and m the part that moves memory.
-The formula gives 46 and 39 % for the A100, where NVIDIA's DeepLearningExamples reached 45 and 38 %
+The formula gives 46 and 39% for the A100, where NVIDIA's DeepLearningExamples reached 45 and 38%
 on real tokens.
 """
 

@@ -56,8 +56,8 @@ class Shape:
     """reduce_bucket_size, in elements; DeepSpeed's default is 5e8."""
     overlap: bool = False
     """overlap_comm of the JSON; at stages 1 and 2 it doubles the bucket's buffer."""
-    sums: int | None = None
-    """``sum_bytes``, if the JSON sets it; None = 4 (float32), 2 in fp16 with offload."""
+    sums: int = 4
+    """Bytes per element in which the gradients of micro batches are summed."""
     average: bool = False
     """Whether a moving average of the weights is kept."""
     packed: int = 0
@@ -70,14 +70,9 @@ class Shape:
         return ceil(real / self.packed) * self.packed if self.packed else real
 
     @property
-    def sum_bytes(self) -> int:
-        """Bytes per element in which the gradients of micro batches are summed."""
-        return self.sums or (2 if self.precision == "fp16" and self.offload else 4)
-
-    @property
     def uses_bf16_wrapper(self) -> bool:
         """Whether DeepSpeed uses ``BF16_Optimizer``, which has no buckets."""
-        half = self.precision == "bf16" and self.sum_bytes == 4
+        half = self.precision == "bf16" and self.sums == 4
         return half and self.stage == 1 and not self.offload
 
 
@@ -209,11 +204,13 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
     ranks, stage = shape.world_size, shape.stage
     low = shape.precision in ("bf16", "fp16")
     size = BYTES[shape.precision] if low else 4
-    sums = shape.sum_bytes
+    sums = shape.sums
     # Weights and gradients, as the ZeRO stage partitions them.
     weights = count * size / (ranks if stage == 3 else 1)
     if stage >= 2:
         gradients = count * sums / ranks
+        if stage == 2 and shape.offload and sums != size:
+            gradients += count * size / ranks  # those of the micro batch, until it is done
     elif shape.precision == "fp16" and not shape.offload:
         gradients = count * sums  # a gradient is released when it has been added to its sum
     else:
@@ -221,14 +218,17 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
         gradients = count * (size + (sums if sums != size else 0))
     # Master weights and both moments in float32; at stage 0 in fp32 the weights are the masters.
     states = count * (12 if stage >= 1 or low else 8) / (ranks if stage >= 1 else 1)
-    # A float32 copy of the gradient partition; sums in float32 at stages 1 and 2 need none.
-    step = 0.0 if stage == 0 or (low and sums == 4 and stage < 3) else count * 4 / ranks
+    # A float32 copy of the gradient partition; sums in float32 at stages 1 and 2 need none, and an
+    # offloaded optimizer always has one.
+    in_float32 = low and sums == 4 and stage < 3
+    step = 0.0 if stage == 0 or in_float32 or shape.offload else count * 4 / ranks
     if shape.average:
         states += count * 4 / (ranks if stage >= 1 else 1)
     if shape.offload and shape.on_cpu:
-        states += count * 4 / ranks  # the float32 gradients of the offloaded optimizer
+        # The float32 gradients, and at stages 1 and 2 the sums if they have the gradients' dtype.
+        states += count * (4 + (size if sums == size and stage < 3 else 0)) / ranks
     elif shape.offload:
-        states = step = 0.0
+        states = 0.0
     # DeepSpeed allocates the whole bucket. On a CPU, pages that are never written cost nothing.
     bucket = min(shape.bucket, count) if shape.on_cpu else shape.bucket
     staged = sums if stage == 1 else size

@@ -17,7 +17,7 @@ from bertds.cost_model.memory import BYTES, Shape
 
 NETWORK_SHARE = 0.5
 """Fraction of a node's nominal network bandwidth that a large all-reduce reaches. DLE on 64 DGX-2H
-lost 13 % to it at one micro batch per step: 1.34 GB in about 30 ms, in addition to stragglers."""
+lost 13% to it at one micro batch per step: 1.34 GB in about 30 ms, in addition to stragglers."""
 LINK_SHARE = 0.7
 """The same fraction inside a node."""
 STRAGGLERS_PER_DOUBLING = 0.01
@@ -31,7 +31,7 @@ WIDEST = 1024
 """Width of the model for which the fractions of the peak hold."""
 WIDTH_POWER = 0.73
 """Narrower models reach (width / WIDEST) to this power of these fractions: ``train.py`` reached
-38.5 % of an H100's peak with BERT-base and 47.5 % with BERT-large (128 tokens)."""
+38.5% of an H100's peak with BERT-base and 47.5% with BERT-large (128 tokens)."""
 ADAM_BYTES = 28
 """Bytes per element: weight, gradient and two moments are read; weight and moments are written."""
 

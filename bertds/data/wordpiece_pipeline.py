@@ -18,7 +18,7 @@ def wordpiece_pipeline(vocabulary: dict[str, int], rules: WordPieceRules | bool)
 
     Args:
         vocabulary: token -> id.
-        rules: the normalisation of text; a bool means BERT's own rules, uncased or cased.
+        rules: the normalization of text; a bool means BERT's own rules, uncased or cased.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 

@@ -185,7 +185,7 @@ def thousands(axis: Axis) -> Callable[..., str]:
 
 def percent(value: float, _: object = None) -> str:
     """Return the label of an axis in percent."""
-    return f"{value:g} %"
+    return f"{value:g}%"
 
 
 def logarithmic(axes: Axes) -> None:

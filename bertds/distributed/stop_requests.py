@@ -108,7 +108,7 @@ def seconds_left_of_job(
     """Return how many seconds a Slurm job may continue training before it should stop and save.
 
     Args:
-        margin_minutes: time to reserve for saving; at most 10 % of the whole job, so that a short
+        margin_minutes: time to reserve for saving; at most 10% of the whole job, so that a short
             one can train too.
         environment: SLURM_JOB_END_TIME and SLURM_JOB_START_TIME in seconds since 1970.
 

@@ -303,12 +303,10 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
         )
     if precision == "fp16" and accumulation == "bf16":
         raise ConfigError("data_types.grad_accum_dtype='bf16' cannot be combined with fp16")
-    offloaded = _offloads(zero, "offload_optimizer")
-    if accumulation is None and (precision == "bf16" or (precision == "fp16" and not offloaded)):
+    if accumulation is None and precision in ("bf16", "fp16"):
         # DeepSpeed would accumulate in bf16 or fp16. After hundreds of micro batches (bf16) or
         # thousands (fp16) the next one would be lost in rounding, and the result would depend on
-        # the micro batch size. In fp16 an offloaded optimizer keeps DeepSpeed's default, because
-        # GPU memory is short there.
+        # the micro batch size.
         values.setdefault("data_types", {})["grad_accum_dtype"] = "fp32"
     if zero.get("reduce_scatter", True) and stage == 2 and values.get("prescale_gradients"):
         raise ConfigError("prescale_gradients=true cannot be combined with ZeRO stage 2")

@@ -52,8 +52,8 @@ _TEXTS = {
     "torch_autocast.dtype.",
     "data_types": "Data types of gradients, weights and buffers.",
     "data_types.grad_accum_dtype": "Data type in which the gradients of micro batches are summed; "
-    "if omitted, fp32 (but fp16 in fp16 with an offloaded optimizer). fp16 or bf16 saves memory, "
-    "but the sum of 1,000 micro batches is off by several percent.",
+    "if omitted, fp32. fp16 or bf16 saves memory, but the sum of 1,000 micro batches is off by "
+    "several percent.",
     "data_types.param_dtype": "Data type of the weights, if no precision section sets it.",
     "data_types.buffer_dtype": "Data type of the buffers.",
     "data_types.keep_in_fp32_modules": "Modules that stay in float32.",

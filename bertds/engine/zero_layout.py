@@ -21,7 +21,7 @@ stage 3                ``DeepSpeedZeroOptimizer_Stage3``: every tensor is cut in
                        ``ds_tensor.ds_numel`` elements; the rank's parts of the tensors of
                        sub-group s, ``fp16_groups[s]``, are one after the other in
                        ``fp32_partitioned_groups_flat[s]``. The tail of the last part is padding
-                       of *uninitialised* memory. ``step`` is called per sub-group.
+                       of *uninitialized* memory. ``step`` is called per sub-group.
 ====================== ==========================================================================
 """
 

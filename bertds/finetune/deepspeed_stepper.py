@@ -7,7 +7,6 @@ as zero, so that all ranks take part in the collective operations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from bertds.distributed.rank_info import find_rank_info
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import load_deepspeed_json
 from bertds.errors import BertdsError
-from bertds.finetune.features import IGNORED, Example, collate
+from bertds.finetune.features import IGNORED, Example, collate, scored_terms
 from bertds.finetune.loop import HeadOutput, TrainSettings, to_device
 
 _PREFIX = "model."
@@ -61,12 +60,6 @@ def _scored(arguments: dict[str, torch.Tensor]) -> int:
     return len(arguments["input_ids"])
 
 
-def _terms(examples: Sequence[Example]) -> int:
-    if examples and isinstance(examples[0].targets.get("labels"), list):
-        return sum(number != IGNORED for e in examples for number in e.targets["labels"])
-    return len(examples)
-
-
 class DeepSpeedStepper:
     """One model under the engine; see :class:`bertds.finetune.loop.Stepper`."""
 
@@ -88,11 +81,11 @@ class DeepSpeedStepper:
         """Make one update from the batch of all ranks; returns its mean loss."""
         engine, plan = self._engine, self._plan
         parts = plan.world_size * plan.gradient_accumulation_steps
-        count = _terms(examples)
+        count = scored_terms(examples)
         if not count:
             return 0.0  # nothing in this batch is labelled: the same on every rank
         # Computed by a rank without labelled rows, with a scale of 0.
-        filler = next(example for example in examples if _terms([example]))
+        filler = next(example for example in examples if scored_terms([example]))
         own = 0.0
         engine.set_learning_rate(learning_rate)
         for micro_step in range(plan.gradient_accumulation_steps):
@@ -100,7 +93,7 @@ class DeepSpeedStepper:
             # The engine averages over all parts; this scale turns the sums into a mean over the
             # batch.
             scale = parts / count
-            if not _terms(chunk):
+            if not scored_terms(chunk):
                 chunk, scale = [filler], 0.0
             engine.seed_dropout(self._seed, self._step, micro_step)
             batch = _Batch(to_device(collate(chunk, self._pad_id), self.device))

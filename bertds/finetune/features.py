@@ -145,6 +145,16 @@ def encode_sentences(
     return examples, places
 
 
+def scored_terms(examples: Sequence[Example]) -> int:
+    """Return the number of terms in a batch's mean loss: labelled tokens, or rows.
+
+    It is 0 if the batch has only the ends of words that began in other examples.
+    """
+    if examples and isinstance(examples[0].targets.get("labels"), list):
+        return sum(number != IGNORED for e in examples for number in e.targets["labels"])
+    return len(examples)
+
+
 def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
     """Return a batch padded to its longest row, as the model's arguments."""
     longest = max(len(example) for example in examples)

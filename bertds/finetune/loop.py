@@ -2,7 +2,7 @@
 
 A run is a pure function of (weights, data, settings, seed). The seed decides the new head, the
 order of the rows and the dropout. The settings are those of the original BERT: AdamW, linear warmup
-over 10 % of the steps, linear decay to zero, gradient norm clipped at 1.
+over 10% of the steps, linear decay to zero, gradient norm clipped at 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 
 from bertds.errors import BertdsError
-from bertds.finetune.features import Batching, Example, collate, epoch_batches
+from bertds.finetune.features import Batching, Example, collate, epoch_batches, scored_terms
 from bertds.optim.gradient_norm import clip_gradients, global_norm
 from bertds.optim.weight_decay import split_parameters
 from bertds.system.logs import log
@@ -48,7 +48,7 @@ class TrainReport:
     seconds: float
     rows: int
     last_loss: float
-    """Mean loss of the last 10 % of the steps."""
+    """Mean loss of the last 10% of the steps."""
 
 
 class Logits(Protocol):
@@ -75,7 +75,7 @@ class Stepper(Protocol):
     device: torch.device
 
     def step(self, examples: list[Example], learning_rate: float) -> float:
-        """Return the batch's mean loss."""
+        """Return the batch's mean loss; 0, without an update, if no token of it is labelled."""
 
     def logits(self, batch: dict[str, torch.Tensor]) -> HeadOutput:
         """Return the model's output for a batch, without dropout."""
@@ -106,6 +106,8 @@ class TorchStepper:
 
     def step(self, examples: list[Example], learning_rate: float) -> float:
         """Make one update; see :class:`Stepper`."""
+        if not scored_terms(examples):
+            return 0.0  # the mean over nothing would be NaN
         self._model.train()
         batch = to_device(collate(examples, self._pad_id), self.device)
         with autocast(self.device, self._settings.precision):

@@ -95,7 +95,7 @@ def read_texts(source: str) -> list[TextRow]:
 def read_words(source: str) -> list[Sentence]:
     """Read sentences: words separated by blanks, CoNLL columns (the first), or JSONL with tokens.
 
-    Columns are recognised by the file's name (.conll, .tsv), by ``-DOCSTART-`` or a tab in the
+    Columns are recognized by the file's name (.conll, .tsv), by ``-DOCSTART-`` or a tab in the
     first line.
 
     Raises:

@@ -100,7 +100,8 @@ def _target(question: Question, offsets: Sequence[Any]) -> tuple[int, int]:
     if not question.answers:
         return 0, 0
     text, begin = question.answers[0]
-    end = begin + len(text)
+    begin += len(text) - len(text.lstrip())  # no token contains the space around an answer
+    end = begin + len(text.strip())
     inside = [i for i, span in enumerate(offsets) if span and span[1] > begin and span[0] < end]
     if not inside or offsets[inside[0]][0] > begin or offsets[inside[-1]][1] < end:
         return 0, 0  # the answer is not, or not entirely, in this window

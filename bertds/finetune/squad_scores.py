@@ -19,13 +19,13 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str) -> str:
-    """Return the normalised form of a text, which is compared."""
+    """Return the normalized form of a text, which is compared."""
     text = text.lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
 def exact_match(gold: str, predicted: str) -> float:
-    """Return 1.0 if both texts are equal after normalisation, else 0.0."""
+    """Return 1.0 if both texts are equal after normalization, else 0.0."""
     return float(normalize_answer(gold) == normalize_answer(predicted))
 
 
@@ -47,7 +47,7 @@ def gold_texts(question: Question, *, v2: bool) -> list[str]:
     texts = [text for text, _ in question.answers]
     if not v2:
         return texts
-    # As the official script: an answer that normalises to nothing ("the") does not count.
+    # As the official script: an answer that normalizes to nothing ("the") does not count.
     return [text for text in texts if normalize_answer(text)] or [""]
 
 

@@ -17,7 +17,7 @@ Measured on one H100, BERT-large, one layer forward and backward with dropout 0.
 26,845 tokens in rows of at most 128: 2.50 -> 0.87 ms; 13,797 tokens in rows of at most 512: 3.27 ->
 0.72 ms. The call takes the host 0.1 ms. Measured on 2 Zen 5 cores, 8 rows of 12 heads, forward and
 backward, dropout 0.1 (padded -> grouped): 128 tokens 33 -> 24 ms fp32, 31 -> 17 ms bf16; 512 tokens
-with 37 % full rows 731 -> 179 ms fp32, 627 -> 140 ms bf16. The fast dropout mask then saves about
+with 37% full rows 731 -> 179 ms fp32, 627 -> 140 ms bf16. The fast dropout mask then saves about
 another half. Plain products are faster than torch's CPU flash kernel even without dropout (bf16,
 512: 99 -> 48 ms).
 

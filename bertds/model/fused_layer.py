@@ -4,7 +4,7 @@
            -> wide -> GELU -> dense -> dropout + residual + LayerNorm
 
 In the last layer, everything after attention is computed only for the tokens that a loss reads:
-the masked ones and the first of each row, about 17 % of all.
+the masked ones and the first of each row, about 17% of all.
 
 Matrix products are cuBLAS's. Everything between two of them is one kernel in each direction. The
 backward pass is written out: gradients of residuals are added within the products that make the

@@ -100,7 +100,7 @@ class RankSpeed:
                 return
         for rank, slower in found.items():
             log.warning(
-                "%s takes %.0f %% longer than the other ranks for a matrix product",
+                "%s takes %.0f%% longer than the other ranks for a matrix product",
                 self._name(rank),
                 100 * slower,
             )

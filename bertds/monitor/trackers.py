@@ -92,12 +92,12 @@ def check_trackers(config: Config, run_dir: Path) -> None:
     if tracking.tensorboard and find_spec("tensorboard") is None:
         raise ConfigError(
             "tracking.tensorboard=true requires the package tensorboard; install it with: pip "
-            'install "bertds[tensorboard]"'
+            "install 'bertds[tensorboard]'"
         )
     if tracking.wandb != "off" and find_spec("wandb") is None:
         raise ConfigError(
             f"tracking.wandb={tracking.wandb} requires the package wandb; install it with: pip "
-            'install "bertds[wandb]"'
+            "install 'bertds[wandb]'"
         )
     if tracking.wandb == "online" and not has_key():
         raise ConfigError(f"tracking.wandb=online: {NO_KEY}, or set tracking.wandb=offline")

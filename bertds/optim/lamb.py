@@ -229,7 +229,7 @@ def _triton_lamb() -> type[TritonLamb]:
         from bertds.optim.lamb_triton import TritonLamb
     except ImportError as error:
         raise BertdsError(
-            f"LAMB on a GPU needs Triton, which comes with torch for CUDA and ROCm ({error}); "
-            "pip install triton"
+            f"LAMB on a GPU requires Triton, which comes with torch for CUDA and ROCm ({error}); "
+            "install it with: pip install triton"
         ) from error
     return TritonLamb

@@ -26,7 +26,7 @@ from bertds.system.numba_jit import compiled
 BLOCK = 2048
 """Elements per block: its float32 sum of squares is then exact to 1e-6, whatever the values.
 
-Blocks of 16,384 are wrong by up to 7e-6 where all values are equal; float64 sums take 18 % longer.
+Blocks of 16,384 are wrong by up to 7e-6 where all values are equal; float64 sums take 18% longer.
 """
 
 # Sums may be reordered within a block, which allows vector registers. Otherwise IEEE arithmetic is
@@ -44,7 +44,7 @@ def _update_moments(  # type: ignore[no-untyped-def]
     # Updates m and v, and computes u and both sums of squares, block by block.
     beta1, rest1, beta2, rest2, first, second, eps = scalars
     for block in range(first_block, last_block):
-        # Slices show the compiler that indices are not negative, so that it can vectorise.
+        # Slices show the compiler that indices are not negative, so that it can vectorize.
         start, end = starts[block], ends[block]
         w_block, g_block = w[start:end], g[start:end]
         m_block, v_block = m[start:end], v[start:end]

@@ -170,7 +170,7 @@ def _recipe(proposal: Proposal, corpus: Corpus, hours: float) -> str:
 
 def _site(folder: Path, devices: int, hours: float, proposal: Proposal) -> str:
     whole = folder.resolve()
-    # 10 % and 15 minutes more, for start-up, validation and saving.
+    # 10% and 15 minutes more, for start-up, validation and saving.
     minutes = round(hours * 60 * 1.1) + 15
     gpus = "" if proposal.plan.hardware.name == "cpu" else f"SBATCH_GPUS_PER_NODE={devices}\n"
     return (

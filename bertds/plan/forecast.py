@@ -36,7 +36,7 @@ class Forecast:
 
     @property
     def fits(self) -> bool:
-        """Whether the peak stays below 95 % of the device's memory."""
+        """Whether the peak stays below 95% of the device's memory."""
         return self.memory_gib <= 0.95 * self.hardware.memory_gib
 
     @property

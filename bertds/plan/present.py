@@ -86,7 +86,7 @@ def show_plan(plan: Forecast, calibration: Calibration | None, args: argparse.Na
         f"{plan.kilowatt_hours:,.1f} kWh"
     )
     print(f"cost                  {plan.dollars:9,.0f} dollars at {plan.price:g} per device-hour")
-    # Token ids take 2 or 4 bytes, and sentence offsets about 3 % more.
+    # Token ids take 2 or 4 bytes, and sentence offsets about 3% more.
     shards = args.corpus_tokens * (2 if args.vocab_size < 65_536 else 4) * 1.03
     print(
         f"disk                  {shards / gib:9.1f} GiB token shards, {plan.checkpoint_gib:.2f} "
@@ -118,7 +118,7 @@ def show_plan(plan: Forecast, calibration: Calibration | None, args: argparse.Na
         origin = "measured"
     print(f"  rows of {plan.shape.tokens_per_row:.0f} real tokens ({origin})")
     print(
-        "  network: half of the nominal bandwidth; 1 % stragglers per doubling of the nodes "
+        "  network: half of the nominal bandwidth; 1% stragglers per doubling of the nodes "
         "(fit to DLE's 64 DGX-2H)"
     )
     print("  energy: devices and their share of the node at full load, without cooling")

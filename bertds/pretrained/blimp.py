@@ -146,7 +146,7 @@ def pseudo_log_likelihoods(
         for chunk in _passes(copies, sentences, model.vocab_size):
             scores = score_sentences(model, chunk, sentences, mask_id, device)
             sums.index_add_(0, torch.tensor([n for n, _ in chunk]), scores)
-    if not bool(sums.isfinite().all()):  # NaN is never higher, so damaged weights would score 0 %
+    if not bool(sums.isfinite().all()):  # NaN is never higher, so damaged weights would score 0%
         raise DataError("the outputs of the model are not finite; its weights are damaged")
     return [float(sums[numbers[tuple(encoded[text].ids)]]) for text in texts]
 

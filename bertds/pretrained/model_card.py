@@ -61,7 +61,7 @@ def model_card(trained: PretrainedModel, where: str, license_id: str = "") -> st
         _example(trained, where),
         "## Intended use",
         _use(trained),
-        "## Limits",
+        "## Limitations",
         _limits(trained),
         "## Data",
         _data(trained),
@@ -97,9 +97,9 @@ def _example(trained: PretrainedModel, where: str) -> str:
 def _use(trained: PretrainedModel) -> str:
     architecture = hf_config.config_to_transformers(trained.config, trained.vocab_size)
     return (
-        "The model can fill in masked words, and is mainly intended to be fine-tuned: for "
-        "classification of texts and of pairs of texts, named entities, question answering on a "
-        "given text, and embeddings. transformers loads it as "
+        "The model fills in masked words. It is mainly intended for fine-tuning: text and "
+        "text-pair classification, named-entity recognition, extractive question answering, "
+        "embeddings. transformers loads it as "
         f"`{architecture['architectures'][0]}` or as any Auto class for these tasks; use `bertds "
         "finetune` to fine-tune it."
     )
@@ -109,11 +109,11 @@ def _limits(trained: PretrainedModel) -> str:
     length = at(trained.manifest, "recipe.data.sequence_length", int, 0)
     seen = f" It was trained on rows of at most {length} tokens." if length else ""
     return (
-        "The model does not generate text, and the words that it fills in are probable, not "
-        "necessarily true. It reflects the views and prejudices of its training text, and is "
-        "limited to the language and the period of that text. It reads at most "
+        "The model does not generate text. The words that it fills in are probable, not "
+        "necessarily true. It reflects the views and biases of its training text, and is limited "
+        "to the language and period of that text. It reads at most "
         f"{trained.config.max_position_embeddings} tokens.{seen} The scores below are for "
-        "held-out documents of the same sources; on other text the model performs worse."
+        "held-out documents of the same sources; on other text the model may perform worse."
     )
 
 

@@ -86,7 +86,9 @@ def export_onnx(source: str | Path, out: Path, *, overwrite: bool = False) -> di
         import onnxruntime
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
-        raise ConfigError(f"--to onnx needs {error.name}: pip install 'bertds[onnx]'") from None
+        raise ConfigError(
+            f"--to onnx requires {error.name}; install it with: pip install 'bertds[onnx]'"
+        ) from None
     check_output(out, overwrite=overwrite)
     with (
         as_hugging_face_folder(source) as folder,

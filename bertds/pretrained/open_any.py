@@ -49,7 +49,7 @@ def opened(
         CheckpointError: the source cannot be read, or has no configuration.
     """
     path = Path(source)
-    # The formats are recognised in this order: TensorFlow, NeMo archive, PyTorch file, folder or
+    # The formats are recognized in this order: TensorFlow, NeMo archive, PyTorch file, folder or
     # run.
     prefix = tensorflow_prefix(path)
     with tempfile.TemporaryDirectory(prefix="bertds-") as scratch:

@@ -105,7 +105,7 @@ class FolderLock:
         folder: must exist.
         purpose: what the owner does, for the message to other processes.
         stale_seconds: a lock of another host that has not been touched for this long is dead.
-        beat_seconds: time between two touches; 0 = 10 % of ``stale_seconds``.
+        beat_seconds: time between two touches; 0 = 10% of ``stale_seconds``.
     """
 
     def __init__(

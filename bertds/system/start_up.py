@@ -18,7 +18,7 @@ def loading(module: str = "") -> Iterator[None]:
         module: do nothing if this module is already loaded.
 
     Modules create some hundred thousand objects that live as long as the process. The collector
-    would visit them repeatedly during loading (10 % of the time), and again in each later full
+    would visit them repeatedly during loading (10% of the time), and again in each later full
     collection. Therefore it is off while loading, and ignores the objects that exist afterwards.
     """
     if module in sys.modules or not gc.isenabled():

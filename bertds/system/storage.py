@@ -100,7 +100,9 @@ def open_store(url: str) -> tuple[AbstractFileSystem, str]:
         store, name = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
-        remedy = f"pip install 'bertds[{extra}]'" if extra else "install its package"
+        remedy = (
+            f"install it with: pip install 'bertds[{extra}]'" if extra else "install its package"
+        )
         raise ConfigError(
             f"{masked(url)}: no driver for {protocol}:// ({error}); {remedy}"
         ) from None

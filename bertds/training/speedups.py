@@ -187,5 +187,5 @@ def check_fp8(config: Config, settings: DeepSpeedSettings, capability: Capabilit
         import torchao.float8  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"run.fp8=true needs torchao ({error}): pip install 'bertds[fp8]'"
+            f"run.fp8=true requires torchao ({error}); install it with: pip install 'bertds[fp8]'"
         ) from None

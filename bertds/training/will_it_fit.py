@@ -71,7 +71,7 @@ def shape_of(
         offload=settings.offloads_optimizer,
         bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
         overlap=zero.get("overlap_comm", False),
-        sums=BYTES.get(settings.values.get("data_types", {}).get("grad_accum_dtype")),
+        sums=BYTES[settings.values.get("data_types", {}).get("grad_accum_dtype", "fp32")],
         average=config.schedule.ema_decay > 0,
         packed=packed,
     )

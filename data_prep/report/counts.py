@@ -65,6 +65,8 @@ def count_documents(
                 "dropped": dict(sorted(dropped.items())),
             }
         )
+        for file in own:
+            sources[-1] |= file.how_text_is_found()
         if encodings:
             sources[-1]["encodings"] = encodings
         if mix:
@@ -122,13 +124,13 @@ def tokenizer_words(tokenizer: TokenizerInfo) -> str:
 
 
 def warn_of_unknown(results: Sequence[dict[str, Any]], tokenizer: TokenizerInfo) -> None:
-    """Warn if more than 1 % of the tokens are unknown: the vocabulary does not fit the text."""
+    """Warn if more than 1% of the tokens are unknown: the vocabulary does not fit the text."""
     # Markers of an interrupted run of an older version lack these counts.
     tokens = sum(result.get("tokens", 0) for result in results)
     unknown = sum(result.get("unknown", 0) for result in results)
     if unknown > _MUCH_UNKNOWN * tokens:
         progress.say(
-            f"warning: {unknown:,} of {tokens:,} tokens ({100 * unknown / tokens:.1f} %) are "
+            f"warning: {unknown:,} of {tokens:,} tokens ({100 * unknown / tokens:.1f}%) are "
             f"{tokenizer.special_tokens['unk']}: the vocabulary ({tokenizer.vocab_size:,} tokens, "
             f"{tokenizer.rules.casing}) does not fit the text; see --train-vocab and --cased"
         )

@@ -125,7 +125,7 @@ def _label_chart(labels: list[tuple[str, float]], *, sop: bool) -> charts.BarCha
     names = ("in order", "swapped") if sop else ("next", "random")
     note = "Label 0 and label 1."
     if not sop:
-        note += " The last segment of a document has no next segment, so more than 50 % are random."
+        note += " The last segment of a document has no next segment, so more than 50% are random."
     return charts.shares(
         "Sentence order" if sop else "Next sentence",
         [(length, ((names[0], 1 - share), (names[1], share))) for length, share in labels],
@@ -180,7 +180,7 @@ def _mask_note(rows: list[Rows]) -> str:
 def _quantiles(values: np.ndarray) -> str:
     low, middle, high = np.percentile(values, [5, 50, 95])
     return (
-        f"Mean {values.mean():,.1f}, median {middle:,.0f}; 90 % between {low:,.0f} and "
+        f"Mean {values.mean():,.1f}, median {middle:,.0f}; 90% between {low:,.0f} and "
         f"{high:,.0f}; longest {values.max():,}."
     )
 

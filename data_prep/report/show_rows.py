@@ -142,7 +142,7 @@ def shard_rows(
     row_settings = RowSettings.from_mapping(
         settings,
         sequence_length=length,
-        # 16 % of the row, slightly more than the usual share of masked tokens.
+        # 16% of the row, slightly more than the usual share of masked tokens.
         max_predictions=predictions.get(length, max(1, round(0.16 * length))),
     )
     shards = [TokenShard.open(out / info.file, info, verify="size") for info in infos]

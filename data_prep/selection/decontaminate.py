@@ -8,7 +8,7 @@ can afford.
 
 The n-grams of all files are one table of 64-bit hashes. It takes 16 to 32 bytes per n-gram in each
 worker. A corpus of 4 billion words has a false match with a million n-grams with a probability of
-0.02 %.
+0.02%.
 """
 
 from __future__ import annotations

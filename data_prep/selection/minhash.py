@@ -4,7 +4,7 @@ Take random orders of all n-grams. The share of orders in which two documents ha
 estimates the Jaccard similarity s of their n-gram sets (Broder 1997). The minima are grouped into
 ``bands`` bands of ``rows`` minima. Two documents are candidates if all minima of a band agree. The
 probability of this is ``1 - (1 - s^rows)^bands``. With FineWeb's 14 bands of 8 rows over 5-grams of
-words (arXiv:2406.17557, section 3.4) it is 92 % at s = 0.8, 77 % at 0.75 and 5 % at 0.5.
+words (arXiv:2406.17557, section 3.4) it is 92% at s = 0.8, 77% at 0.75 and 5% at 0.5.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads the texts of a downstream task's file: GLUE, CoNLL, SQuAD, JSON lines, plain text.
 
-The kind of a file is recognised by its name and its contents:
+The kind of a file is recognized by its name and its contents:
 
 | file | texts |
 |---|---|

@@ -44,7 +44,7 @@ def word_hashes(text: str) -> np.ndarray:
 
 @compiled
 def mixed(word):
-    """SplitMix64's finaliser: every bit of the result depends on every bit of the word."""
+    """SplitMix64's finalizer: every bit of the result depends on every bit of the word."""
     word = (word ^ (word >> _30)) * _M1
     word = (word ^ (word >> _27)) * _M2
     return word ^ (word >> _31)

@@ -249,7 +249,9 @@ def _open_zstandard(path: FilePath) -> BinaryIO:
 
         return pyarrow.CompressedInputStream(open_binary(path), "zstd")
     except ImportError as error:
-        raise DataError(f"{path}: reading .zst requires pyarrow (pip install pyarrow)") from error
+        raise DataError(
+            f"{path}: reading .zst requires pyarrow; install it with: pip install pyarrow"
+        ) from error
 
 
 def records(

@@ -163,7 +163,7 @@ def is_extracted_json(path: FilePath) -> bool:
 
 
 def is_section_title(line: str) -> bool:
-    """Distinguish ``Career.`` from a sentence: one capitalised phrase, few words, no commas.
+    """Distinguish ``Career.`` from a sentence: one capitalized phrase, few words, no commas.
 
     A true sentence of this length is lost too. That is rare: it would be a paragraph of its own.
     """

@@ -84,7 +84,7 @@ def _markers(text: str, marker: re.Pattern[str], words: tuple[str, ...]) -> Iter
     Args:
         text: a book.
         marker: matches from the beginning of a line.
-        words: each such line contains one of these. The search for words takes 10 % of the time of
+        words: each such line contains one of these. The search for words takes 10% of the time of
             the pattern.
     """
     lines = set()

@@ -78,8 +78,8 @@ def train_vocabulary(
 def choose_alphabet(characters: Counter[str], size: int, rules: WordPieceRules) -> list[str]:
     """Return the characters that become tokens, sorted.
 
-    These are the most frequent ones that make up 99.95 % of the text, at least 1,000, and all of
-    ASCII that occurs. There are fewer if ``size`` has no room, but at least 99 % of the text must
+    These are the most frequent ones that make up 99.95% of the text, at least 1,000, and all of
+    ASCII that occurs. There are fewer if ``size`` has no room, but at least 99% of the text must
     be covered.
 
     Raises:

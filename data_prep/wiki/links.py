@@ -13,7 +13,7 @@ _PROTOCOLS = (
 )
 # Possessive, and never beyond the next bracket: unclosed ones must not be scanned twice.
 EXTERNAL_LINK = re.compile(rf"\[(?:(?:{_PROTOCOLS}):|//)[^\s\[\]]++([^\[\]\n]*+)\]", re.IGNORECASE)
-# A link without another one inside, and without a possible namespace: 90 % of all. Its visible text
+# A link without another one inside, and without a possible namespace: 90% of all. Its visible text
 # is the only group, so that split() returns the text and the groups in turn.
 PLAIN_LINK = re.compile(r"\[\[(?:[^\[\]|:\n]*+\|)?([^\[\]|:\s][^\[\]|:\n]*+)\]\]")
 # Ends before a character that no address contains; marks of East Asia belong to the sentence.

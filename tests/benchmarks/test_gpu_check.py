@@ -68,14 +68,17 @@ def test_a_stage_that_takes_too_long_keeps_its_results(
     check = check_of(tmp_path)
     assert check.run(stage_of("ceilings", WRITE + "time.sleep(60)", limit=1.0))
     check.run(stage_of("ceilings 2", "print('one'); raise SystemExit('no such GPU')"))
-    check.args.minutes = 0.0
-    check.run(stage_of("ceilings 3", WRITE))
+    seconds_left = iter([6.0, 1.0, 0.0])
+    check.left = lambda: next(seconds_left)  # type: ignore[method-assign]
+    check.run(stage_of("ceilings 3", WRITE + "time.sleep(60)"))
+    check.run(stage_of("ceilings 4", WRITE))
     stages = json.loads((tmp_path / "r.json").read_text())["stages"]
     assert stages["ceilings"]["status"] == "stopped after 1 s"
     assert stages["ceilings"]["result"]["matmul_tflops"] == 2.0
     assert stages["ceilings 2"]["status"] == "failed (1): no such GPU"
     assert stages["ceilings 2"]["log"] == ["one", "no such GPU"]
-    assert stages["ceilings 3"]["status"] == "not run: no time left"
+    assert stages["ceilings 3"]["status"] == "stopped after 1 s: no time left"
+    assert stages["ceilings 4"]["status"] == "not run: no time left"
     printed = capsys.readouterr().out
     assert "product 1 cubed  2 TFLOP/s" in printed and "  | no such GPU" in printed
 

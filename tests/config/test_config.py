@@ -197,6 +197,8 @@ def test_settings_that_a_modern_encoder_refuses(key: str, value: int, message: s
     [
         ({"decay_steps": 5, "decay_ratio": 0.1}, "are both set"),
         ({"decay_steps": 5, "clock_hours": 2.0}, "set schedule.decay_ratio instead"),
+        ({"first_step": 5, "clock_hours": 2.0}, "follows the clock; omit them"),
+        ({"horizon_steps": 9000, "clock_hours": 2.0}, "follows the clock; omit them"),
         ({"decay_ratio": 0.1, "decay": "exponential"}, "decay_ratio=0.1 sets where decay begins"),
         ({"decay_steps": 5, "decay_from": "warmup_end"}, "decay_steps=5 sets where decay begins"),
         ({"decay_steps": 950, "warmup_steps": 100}, "must fit into the schedule of 1000 steps"),
@@ -205,7 +207,7 @@ def test_settings_that_a_modern_encoder_refuses(key: str, value: int, message: s
         ({"decay_ratio": 1.5}, "at most 1"),
     ],
 )
-def test_a_trapezoid_that_does_not_fit(values: dict[str, object], message: str) -> None:
+def test_a_schedule_that_does_not_fit(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(None, {f"schedule.{key}": value for key, value in values.items()})
 

@@ -185,7 +185,7 @@ def test_neighbouring_samples_are_far_apart_in_a_block(config):
     assert len(order.blocks) == 1 and sorted(order.blocks[0]) == [0, 1, 2]
     shuffle = order.shuffle(0)
     assert sorted(shuffle.tolist()) == list(range(order.starts[-1]))
-    # A uniform order: the distance of neighbours is 33 % of the length on average.
+    # A uniform order: the distance of neighbours is 33% of the length on average.
     assert np.abs(np.diff(shuffle)).mean() == pytest.approx(order.starts[-1] / 3, rel=0.2)
 
 

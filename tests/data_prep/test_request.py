@@ -62,7 +62,7 @@ def test_an_option_that_is_not_given_keeps_the_default() -> None:
 
 @pytest.mark.parametrize("given", ["--tokeniser nanotoken", "--tokeniser=cache", "--tokeniser"])
 def test_a_removed_option_is_refused_with_the_reason_and_what_to_do(given: str) -> None:
-    with pytest.raises(ConfigError, match=r"^--tokeniser was removed: .*2 % in speed; omit it"):
+    with pytest.raises(ConfigError, match=r"^--tokeniser was removed: .*2% in speed; omit it"):
         parse_args(f"--text a --vocab v --out o {given}".split())
     assert "tokeniser" not in option_parser(full=True).format_help()
 

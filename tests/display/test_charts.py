@@ -57,7 +57,7 @@ def test_its_bytes_do_not_change() -> None:
 def test_the_bars_of_a_histogram_are_as_high_as_their_shares() -> None:
     chart = histogram()
     levels = {text.text: text.y for text in chart.texts if text.text.endswith("%")}
-    per_percent = (levels["0 %"] - levels["80 %"]) / 80
+    per_percent = (levels["0%"] - levels["80%"]) / 80
     assert [box.height / per_percent for box in chart.boxes] == pytest.approx([10, 89, 1])
     bottom = chart.boxes[0].y + chart.boxes[0].height
     assert all(box.y + box.height == pytest.approx(bottom) for box in chart.boxes)
@@ -68,10 +68,10 @@ def test_the_bars_of_a_histogram_are_as_high_as_their_shares() -> None:
 @pytest.mark.parametrize(
     ("share", "levels"),
     [
-        (0.5, ["0 %", "10 %", "20 %", "30 %", "40 %", "50 %"]),
-        (0.12, ["0 %", "2.5 %", "5 %", "7.5 %", "10 %", "12.5 %"]),
-        (0.05, ["0 %", "1 %", "2 %", "3 %", "4 %", "5 %"]),
-        (0.004, ["0 %", "0.1 %", "0.2 %", "0.3 %", "0.4 %"]),
+        (0.5, ["0%", "10%", "20%", "30%", "40%", "50%"]),
+        (0.12, ["0%", "2.5%", "5%", "7.5%", "10%", "12.5%"]),
+        (0.05, ["0%", "1%", "2%", "3%", "4%", "5%"]),
+        (0.004, ["0%", "0.1%", "0.2%", "0.3%", "0.4%"]),
     ],
 )
 def test_its_levels_are_round(share: float, levels: list[str]) -> None:
@@ -99,7 +99,7 @@ def test_bars_are_as_long_as_their_values_and_rare_ones_are_visible() -> None:
 def test_a_histogram_is_in_percent_with_its_median() -> None:
     found = texts(histogram())
     assert [t for t in found if not t.endswith("%") and t != "median"] == ["0", "<20", "50 +"]
-    assert "80 %" in found and "100 %" in found and "median" in found
+    assert "80%" in found and "100%" in found and "median" in found
     at = {name: float(found[name].attrib["x"]) for name in ("0", "50 +", "median")}
     middle = at["0"] + (at["50 +"] - at["0"]) * 3.5 / 5
     assert at["median"] == pytest.approx(middle + 4, abs=0.1)  # to the right of its line
@@ -115,8 +115,8 @@ def test_a_histogram_is_in_percent_with_its_median() -> None:
     ],
 )
 def test_the_name_of_a_bar_is_not_cut_off(name: str, shown: str) -> None:
-    found = texts(charts.bars("Dropped", [("written", 9.0, "9  (90 %)"), (name, 1.0, "1")]))
-    assert {"written", shown, "9  (90 %)", "1"} == set(found)
+    found = texts(charts.bars("Dropped", [("written", 9.0, "9  (90%)"), (name, 1.0, "1")]))
+    assert {"written", shown, "9  (90%)", "1"} == set(found)
     end = float(found[shown].attrib["x"])  # in points: 72 per inch
     assert end >= 5.6 * len(shown)
     assert end < 0.6 * 72 * 5.1  # the bars have room

@@ -18,7 +18,7 @@ def page(**changes: object) -> str:
     values = {
         "title": "A & B",
         "subtitle": "",
-        "headline": [("1 %", "a share")],
+        "headline": [("1%", "a share")],
         "charts": [],
         "lengths_note": "",
         "sources": NOTHING,

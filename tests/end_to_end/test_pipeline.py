@@ -90,7 +90,7 @@ def test_the_model_card_says_what_was_done(model: Path) -> None:
         "predicted correctly",
         "vocabulary 65",
         "## Intended use",
-        "## Limits",
+        "## Limitations",
     ):
         assert part in text, part
     assert '{"' not in text and "PATH" not in text

@@ -126,7 +126,7 @@ def test_the_time_left_of_a_job() -> None:
     job = {"SLURM_JOB_START_TIME": str(now - 3000), "SLURM_JOB_END_TIME": str(now + 600)}
     assert seconds_left_of_job(3.0, job) == pytest.approx(420, abs=1)
     short = {"SLURM_JOB_START_TIME": str(now - 10), "SLURM_JOB_END_TIME": str(now + 50)}
-    assert seconds_left_of_job(3.0, short) == pytest.approx(44, abs=1)  # 10 % of its minute
+    assert seconds_left_of_job(3.0, short) == pytest.approx(44, abs=1)  # 10% of its minute
     assert (
         StopRequests(Path("/nowhere"), None, -1.0).reason()
         == "the time limit of the Slurm job is close"

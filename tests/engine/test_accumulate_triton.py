@@ -9,6 +9,7 @@ import torch
 
 triton = pytest.importorskip("triton")
 
+from bertds.engine import accumulate_triton  # noqa: E402
 from bertds.engine.accumulate_triton import BLOCK, Accumulator  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
@@ -40,6 +41,27 @@ def test_sums_are_added_to_overwritten_or_left(dtype, gap) -> None:
         want = torch.zeros_like(old) if new else old
         assert torch.equal(total, want if gradient is None else want + gradient.float())
     assert torch.equal(flat[start:], tail)
+
+
+@pytest.mark.parametrize(
+    ("sums_gap", "gradient_gap", "aligned"),
+    [(0, 0, True), (4, 8, True), (1, 0, False), (0, 1, False), (0, None, True)],
+)
+def test_wide_loads_need_addresses_for_them(sums_gap, gradient_gap, aligned, monkeypatch) -> None:
+    """A GPU stops at a 16-byte load from another address; the interpreter does not."""
+    asked: list[bool] = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int]):
+            return lambda *tensors, ALIGNED, **others: asked.append(ALIGNED)
+
+    monkeypatch.setattr(accumulate_triton, "accumulate", Kernel())
+    sums = [torch.zeros(16), torch.zeros(16)[sums_gap:]]
+    gradients = [None, None]
+    if gradient_gap is not None:
+        gradients = [torch.zeros(32).bfloat16()[gradient_gap:], torch.zeros(16).bfloat16()]
+    Accumulator(sums).add(gradients, [True, False])
+    assert asked == [aligned]
 
 
 def test_an_unfinished_sum_is_replaced() -> None:

@@ -122,14 +122,17 @@ def test_a_run_stays_within_its_rounding_of_float32(
     assert losses == pytest.approx(want_losses, rel=rounding)
 
 
+@pytest.mark.parametrize(("stage", "offload"), [(1, "none"), (2, "cpu")])
 @fp16_allowed()
 def test_the_sum_of_many_micro_batches_is_not_rounded_to_fp16(
-    monkeypatch: pytest.MonkeyPatch,
+    stage: int, offload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Summed in fp16, the gradient of 384 micro batches is off by 5e-3."""
     rows = 384
     monkeypatch.setattr(toy_engine, "ROWS", rows)
-    json_values = values(1, "fp16", "Lamb", gradient_clipping=0.0, train_batch_size=rows)
+    zero = {"offload_optimizer": {"device": offload}}
+    json_values = values(stage, "fp16", "Lamb", gradient_clipping=0.0, zero=zero)
+    json_values["train_batch_size"] = rows
     json_values["train_micro_batch_size_per_gpu"] = 1
     json_values["fp16"]["initial_scale_power"] = 8
     engine = make_engine(json_values)

@@ -177,6 +177,17 @@ def test_windows_find_every_answer_again(shared_data: Path) -> None:
     assert scores["f1"] > 0.985
 
 
+def test_the_space_around_an_answer_is_in_no_token(shared_data: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "model" / "all-MiniLM-L6-v2")
+    for text, start in (("cat", 4), (" cat ", 3), (" ", 3)):
+        questions = [Question("1", "who sat?", "the cat sat", [(text, start)])]
+        (example,), _ = encode_questions(tokenizer, questions, 32, train=True)
+        place = 6 if text.strip() else 0
+        assert example.targets == {"start_positions": place, "end_positions": place}
+
+
 def test_no_answer_wins_where_cls_scores_higher(shared_data: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -158,3 +158,20 @@ def test_long_sentences_are_cut_and_every_word_is_learned_once(tiny_bert: Path) 
     assert seen == [(0, n) for n in kept] + [(1, 0)]
     learned = [number for row in rows for number in row.targets["labels"] if number >= 0]
     assert learned == [labels.index(tags[n]) for n in kept] + [0]
+
+
+def test_a_batch_with_only_the_end_of_a_word_is_passed_over(tiny_bert: Path) -> None:
+    """The mean of its loss is over no token."""
+    from transformers import AutoModelForTokenClassification
+
+    from bertds.pretrained.transformers_api import tokenizer_of
+
+    words, tags = ["film", "plot", "goods"], ["O", "O", "B-X"]  # goods: good ##s
+    rows, _ = encode_sentences(
+        tokenizer_of(tiny_bert), [Sentence(words, tags, 1)], ("O", "B-X", "I-X"), 5
+    )
+    assert [len(row) for row in rows] == [5, 3] and set(rows[1].targets["labels"]) == {-100}
+    model = AutoModelForTokenClassification.from_pretrained(tiny_bert, num_labels=3)
+    settings = TrainSettings(learning_rate=1e-3, epochs=1, batch_size=1, batching="random")
+    report = train(TorchStepper(model, settings, 0), rows, settings)
+    assert report.steps == 2 and math.isfinite(report.last_loss)

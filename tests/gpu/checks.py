@@ -25,6 +25,10 @@ from tests.gpu.attention_checks import (
     attention_equals_padded,
     hidden_dropout_has_its_rate_and_follows_the_seed,
 )
+from tests.gpu.fused_checks import (
+    fused_attention_has_one_mask_in_both_directions,
+    fused_sums_have_one_mask_in_both_directions,
+)
 from tests.gpu.small_bert import (
     CONFIG,
     DTYPES,
@@ -331,6 +335,8 @@ CHECKS: list[Callable[[str, Path], None]] = [
     hidden_dropout_has_its_rate_and_follows_the_seed,
     gradients_are_those_of_float32,
     fused_layers_change_nothing,
+    fused_attention_has_one_mask_in_both_directions,
+    fused_sums_have_one_mask_in_both_directions,
     lamb_is_the_textbooks,
     zero_stages_train_alike,
     loss_scaling_survives_an_overflow,

@@ -63,7 +63,7 @@ def test_they_run_without_pytest_and_keep_each_result(
 
 
 def test_make_test_gpu_finds_all_gpu_tests(repository: Path) -> None:
-    """Collecting all tests would take 33 % of its time."""
+    """Collecting all tests would take 33% of its time."""
     mark = "mark." + "gpu"
     folders = {
         str(path.parent.relative_to(repository))

@@ -122,6 +122,23 @@ def test_evaluation_uses_the_modules(monkeypatch) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found[:4], want[:4], strict=True))
 
 
+def test_other_dtypes_and_kernels_take_the_modules(monkeypatch) -> None:
+    """Under autocast, the output of a LayerNorm is float32 whatever the weights are."""
+    model, layer = layer_of()
+    fuse_layers(model)
+    taken = []
+
+    def modules(layer: EncoderLayer, hidden: Tensor, layout: RowLayout, read: object) -> None:
+        taken.append((hidden.dtype, layout.kernel))
+
+    monkeypatch.setattr(EncoderLayer, "forward", modules)
+    hidden = torch.randn(TOKENS, 64)
+    assert layer(hidden, layout("flash")).dtype == torch.float32 and not taken
+    layer(hidden, layout("padded"))
+    layer.bfloat16()(hidden, layout("flash"))
+    assert taken == [(torch.float32, "padded"), (torch.float32, "flash")]
+
+
 def test_weights_that_change_or_move_are_followed() -> None:
     """Separate weights are copied in every pass; a joined view refers to fixed memory."""
     model, layer = layer_of()
@@ -344,7 +361,7 @@ def test_each_kernel_fits_on_every_gpu(capability, shared_kib, tmp_path, reposit
         assert found["wide"] > 0 or name == "accumulate", f"{name}: {found}"
     if capability != "90":
         return
-    assert max(found["stack"] for found in kernels.values()) <= 64  # bytes: 16 registers
+    assert max(found["stack"] for found in kernels.values()) <= 72  # bytes, with Triton 3.6
     # Name, programs that run at a time on a multiprocessor, instructions per weight.
     for name, programs, most in [
         ("short_rows._attend", 2, 20),

@@ -99,7 +99,7 @@ def test_bfloat16_gradients_have_the_parameters_dtype_and_value() -> None:
 
 
 def test_chunks_are_added_up_in_float32(monkeypatch) -> None:
-    """In bfloat16, whose steps are 0.4 %, most of 600 small parts would be rounded away."""
+    """In bfloat16, whose steps are 0.4%, most of 600 small parts would be rounded away."""
     leaves, labels = inputs(600, torch.bfloat16)
     gradients = []
     for chunk in (1000, 1):

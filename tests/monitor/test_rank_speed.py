@@ -127,7 +127,7 @@ def test_a_single_pause_or_a_difference_below_10_percent_is_not_a_slow_rank(
 @pytest.mark.parametrize("size", [2, 4, 8])
 @pytest.mark.parametrize("steps", [1, 10])
 def test_noise_alone_is_not_a_slow_rank(size: int, steps: int) -> None:
-    """Steps of a busy machine: 33 % of noise in each, and a pause in one of twenty."""
+    """Steps of a busy machine: 33% of noise in each, and a pause in one of twenty."""
     chance = np.random.default_rng(size)
     ranks = Ranks(size)
     speed = RankSpeed(ranks, DeviceClock(CPU))
@@ -167,7 +167,7 @@ def test_a_slow_rank_is_reported_before_the_first_step(
         speed.check_at_start()
     # A set: another test's handler may have kept the record, too.
     assert {record.getMessage() for record in caplog.records} == {
-        "rank 3 (GPU 1 of node3) takes 40 % longer than the other ranks for a matrix product"
+        "rank 3 (GPU 1 of node3) takes 40% longer than the other ranks for a matrix product"
     }
     caplog.clear()
     ranks.next = [[0.010, 0.010, 0.010, 0.020], [0.020, 0.010, 0.010, 0.010], steady]

@@ -40,7 +40,7 @@ def test_operations_of_a_later_phase_by_hand(tmp_path: Path) -> None:
 
 
 def test_a_later_phase_counts_the_mask_rate_of_each_step_by_its_rows(tmp_path: Path) -> None:
-    """Steps of 4 and 8 rows at 16 % and 10 %: 12 % on average."""
+    """Steps of 4 and 8 rows at 16% and 10%: 12% on average."""
     path = recipe(tmp_path, "b.yaml")
     text = path.read_text().replace("data: {", "data: {masked_lm_prob: 0.16, ")
     path.write_text(

@@ -60,7 +60,7 @@ def test_recipes_give_the_learning_rates_worked_by_hand(repository: Path, name: 
 def test_the_clock_schedule_follows_hours(repository: Path) -> None:
     schedule, deepspeed = pair(repository, "academic_24h")
     learning_rate = LearningRate(deepspeed["optimizer"]["params"]["lr"], schedule)
-    assert learning_rate(123, hours=0.72) == pytest.approx(5e-4)  # half of 6 % of 24 h
+    assert learning_rate(123, hours=0.72) == pytest.approx(5e-4)  # half of 6% of 24 h
     assert learning_rate(7, hours=1.44) == pytest.approx(1e-3)
     assert learning_rate(7, hours=12.72) == pytest.approx(5e-4)
     assert learning_rate(99, hours=24.0) == 0.0

@@ -314,7 +314,7 @@ def test_calibration_with_two_processes(repository: Path, tiny_data: Path, tmp_p
 def test_time_of_a_real_run_within_25_percent_after_calibration(
     repository: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    """Half the depth and 33 % of the micro batch foretell the whole.
+    """Half the depth and 33% of the micro batch foretell the whole.
 
     Both runs train at the same time and count CPU seconds, so that whatever else the machine does
     slows both alike; what is left (caches, shared cores) is measured again, three times at most.

@@ -97,7 +97,7 @@ def test_sweep_covers_stages_and_devices(repository: Path) -> None:
 
 
 def test_one_rule_says_what_fits(repository: Path) -> None:
-    """At 93 % of the memory the plan fits, and so does its micro batch in the list by stage."""
+    """At 93% of the memory the plan fits, and so does its micro batch in the list by stage."""
     config, json_ = phase(1, repository), settings(repository, "lamb_phase1_h100")
 
     def planned(gib: float) -> Forecast:
@@ -114,7 +114,7 @@ def test_one_rule_says_what_fits(repository: Path) -> None:
 def test_a_falling_mask_rate_counts_its_mean_for_time_and_its_peak_for_memory(
     repository: Path,
 ) -> None:
-    """30 % to 10 % is 20 % on average; a run by the clock sees only the rates of its steps."""
+    """30% to 10% is 20% on average; a run by the clock sees only the rates of its steps."""
     json_, card = settings(repository, "lamb_phase1_h100"), find("h100")
 
     def planned(first: float, last: float | None, **schedule: float) -> Forecast:
@@ -132,7 +132,7 @@ def test_a_falling_mask_rate_counts_its_mean_for_time_and_its_peak_for_memory(
     assert falling.flops == pytest.approx(mean.flops, rel=1e-4)
     assert falling.hours == pytest.approx(mean.hours, rel=1e-3)
     assert falling.memory == peak.memory != mean.memory
-    # A tenth of the time is a tenth of the steps: 30 % to 28 %.
+    # A tenth of the time is a tenth of the steps: 30% to 28%.
     early = planned(0.3, 0.1, clock_hours=falling.hours / 10)
     assert early.step.flops == pytest.approx(planned(0.29, None).step.flops, rel=1e-4)
 

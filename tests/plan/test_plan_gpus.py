@@ -66,7 +66,7 @@ def test_every_gpu_names_the_source_of_its_figures() -> None:
 
 
 def test_the_derived_share_is_above_what_an_older_code_reached_on_the_a100() -> None:
-    """DeepLearningExamples on one A100: 580 and 210 rows per second, 45 and 38 % of 312 TFLOP/s."""
+    """DeepLearningExamples on one A100: 580 and 210 rows per second, 45 and 38% of 312 TFLOP/s."""
     found = find("a100")
     assert found.efficiency_kind == "derived"
     assert 0.45 < found.efficiency_128 < 0.60

@@ -62,6 +62,7 @@ def test_no_text_has_a_phrase_that_is_ruled_out(repository: Path) -> None:
         ("recipe.yaml", "a: 1  # what stands here\n", "stands"),
         ("script.sh", "# the whole  road\n", "whole road"),
         ("page.html.j2", "<p>{{ a }} lies beside</p>\n", "lies"),
+        ("help.py", 'add(help="mask 15 % of the tokens")\n', "5 %"),
     ],
 )
 def test_a_planted_phrase_is_found(

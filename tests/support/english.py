@@ -23,6 +23,8 @@ _PER = (
 )
 RATE = re.compile(rf"\b(?:{_UNITS})\s+an?\s+(?:{_PER})\b", re.IGNORECASE)
 """A rate with "a" instead of "per", such as ``rows a step``."""
+PERCENT = re.compile(r"\d\s+%(?!\d)")
+"""A number with a space before its percent sign."""
 
 ALLOWED = {
     # Sentences of the demo's training text; another wording would be another corpus.
@@ -53,7 +55,7 @@ class Mark(NamedTuple):
 
 @cache
 def ruled_out(repository: Path) -> re.Pattern[str]:
-    """Return what the table Avoid in ``docs/terms.md`` rules out, as whole words in any case."""
+    """Return what ``docs/terms.md`` lists under Avoid, as whole words in any case."""
     page = (repository / "docs/terms.md").read_text(encoding="utf-8")
     table = page.split("## Avoid")[1].split("\n## ")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
@@ -146,7 +148,7 @@ def marks(path: Path, repository: Path) -> list[Mark]:
     name = str(path.relative_to(repository))
     found = []
     for text in texts(path):
-        for pattern in (ruled_out(repository), RATE):
+        for pattern in (ruled_out(repository), RATE, PERCENT):
             for hit in pattern.finditer(text.text):
                 phrase = " ".join(hit[0].lower().split())
                 line = text.line + text.text.count("\n", 0, hit.start())

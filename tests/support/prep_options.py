@@ -8,7 +8,7 @@ WITH_ROWS = "--shard-tokens 2000 --instances 64:10 --dupe-factor 2 --compression
 
 
 def wiki_options(out: Path, wiki: Path, vocab: Path, *more: str, settings: str = "") -> list[str]:
-    """Return a command line for one worker, 10 % of the documents held out.
+    """Return a command line for one worker, 10% of the documents held out.
 
     Args:
         out: where the shards go.

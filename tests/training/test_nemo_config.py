@@ -178,7 +178,7 @@ def test_cosine_annealing_by_hand(text: dict) -> None:
     rate = LearningRate(2.0, config.schedule)
     assert config.schedule.warmup_ratio == 0.1  # 11 steps
     assert rate(10) == pytest.approx(2.0) and rate(11) == pytest.approx(2.0)
-    assert rate(11 + 33) == pytest.approx(1.5)  # 33 % of the way: 1 + cos(pi / 3)
+    assert rate(11 + 33) == pytest.approx(1.5)  # 33% of the way: 1 + cos(pi / 3)
     assert rate(109) == pytest.approx(0.0, abs=1e-3)
 
 

@@ -172,7 +172,7 @@ def test_fp8_is_refused_where_it_is_impossible(
 def test_without_torchao_fp8_names_the_install_line(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torchao.float8", None)
     config = recipe(run__fp8=True, data__pack_tokens=512)
-    with pytest.raises(ConfigError, match=r"needs torchao .*: pip install 'bertds\[fp8\]'"):
+    with pytest.raises(ConfigError, match=r"requires torchao .*: pip install 'bertds\[fp8\]'"):
         speedups.check_fp8(config, settings(), HOPPER)
 
 

@@ -20,7 +20,7 @@ Columns = dict[str, np.ndarray]
 def empty_columns(
     rows: int, sequence_length: int, max_predictions: int, *, labels: bool
 ) -> Columns:
-    """Return uninitialised columns, to be filled by :func:`place_rows`."""
+    """Return uninitialized columns, to be filled by :func:`place_rows`."""
     columns: Columns = {
         "input_ids": np.empty((rows, sequence_length), np.int32),
         "input_mask": np.empty((rows, sequence_length), np.int8),
@@ -74,7 +74,7 @@ def place_rows(
     """
     width = out_ids.shape[1]
     predictions = out_positions.shape[1]
-    # The columns are uninitialised, so padding is written too.
+    # The columns are uninitialized, so padding is written too.
     for row in range(len(places)):
         place = places[row]
         start = row_offsets[row]

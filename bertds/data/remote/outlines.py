@@ -1,6 +1,6 @@
 """Sentence lengths of every shard of a split, in one mapped file of the cache.
 
-The number of rows per epoch follows from the lengths alone. They are 10 % of the corpus. With them
+The number of rows per epoch follows from the lengths alone. They are 10% of the corpus. With them
 on the machine, the order of a new epoch is known without reading from the store.
 
 ```text

@@ -1,10 +1,10 @@
-"""Masked positions of a row: exactly n of them, 80 % [MASK], 10 % unchanged, 10 % random.
+"""Masked positions of a row: exactly n of them, 80% [MASK], 10% unchanged, 10% random.
 
 ``n = min(max_predictions, max(1, round(masked_lm_prob * length)))``, where ``length`` counts [CLS]
 and [SEP] (which are never chosen) and ``round`` is Python's (half to even), as in Google's
 ``create_pretraining_data.py``. The n positions are a uniform subset of the others.
 
-The random 10 % is uniform over the whole vocabulary: it may be [PAD], [unused7] or the token
+The random 10% is uniform over the whole vocabulary: it may be [PAD], [unused7] or the token
 itself, as in every published implementation (Google, NVIDIA, Intel, transformers); nothing is
 excluded.
 

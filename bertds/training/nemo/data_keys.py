@@ -27,7 +27,7 @@ def map_data(keys: Keys, result: Translation) -> None:
         data["sequence_length"] = _hdf5_length(Path(path))
     if predictions is None:
         # NeMo's text datasets mask each token independently, so their number has no limit.
-        # 10 % more than the expected number rarely cuts any off.
+        # 10% more than the expected number rarely cuts any off.
         predictions = math.ceil((mask or 0.15) * data.get("sequence_length", 128) * 1.1)
         result.notes.append(
             f"max_predictions_per_sequence={predictions}, because NeMo sets no limit for text files"

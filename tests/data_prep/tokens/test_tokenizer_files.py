@@ -205,7 +205,7 @@ def test_an_alphabet_is_as_large_as_the_text_needs(tmp_path: Path, capsys) -> No
 
 def test_many_unknown_tokens_are_reported_with_figures(tmp_path: Path, capsys) -> None:
     prepare(tmp_path, GERMAN.replace("Mann", "Фрау"), wordpiece_folder(tmp_path / "tok"))
-    assert "warning: 2 of 17 tokens (11.8 %) are [UNK]" in capsys.readouterr().err
+    assert "warning: 2 of 17 tokens (11.8%) are [UNK]" in capsys.readouterr().err
 
 
 def test_a_small_vocabulary_leaves_out_rare_characters_and_no_more() -> None:
