@@ -14,6 +14,7 @@ from typing import Any
 from bertds.errors import EXIT_OK, BertdsError
 from bertds.monitor.run_files import read_metrics
 from bertds.system.early_stop import STOP_SIGNALS
+from bertds.system.start_up import paused_collector
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ def train(
     words += ["--set", *assignments] if assignments else []
     if threading.current_thread() is not threading.main_thread():
         raise BertdsError("bertds.train handles signals, so it must be called from the main thread")
+    # The command never releases what exists after this import; here, that includes the caller's.
+    module.import_build(paused_collector())
     with _own_signals():
         code = module.main(words)
     return TrainingResult(folder, code == EXIT_OK, read_metrics(folder / "metrics.jsonl").lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -171,3 +172,38 @@ def test_a_model_takes_a_micro_batch(style: str, tiny_data: Path) -> None:
         by_name = model(**micro_batch.model_inputs())
         assert given.mlm_loss_sum == by_name.mlm_loss_sum > 0
         assert model(micro_batch, predict=True).predictions.shape == micro_batch.masked_lm_ids.shape
+
+
+CALLERS_OBJECT = """
+import gc, sys, weakref
+import bertds
+
+class Held: pass
+
+held = Held()
+held.cycle = held
+gone = weakref.ref(held)
+try:
+    bertds.train("tiny_cpu_phase1", run_dir=sys.argv[1], data=sys.argv[1] + "/none")
+except bertds.errors.BertdsError as error:
+    print(error)
+assert "bertds.training.build" in sys.modules
+del held
+gc.collect()
+print(gone() is None)
+"""
+
+
+@pytest.mark.slow
+def test_training_keeps_no_object_of_its_caller(tmp_path: Path, repository: Path) -> None:
+    """Not even one in a cycle, as a model on a GPU may be."""
+    done = subprocess.run(
+        [sys.executable, "-c", CALLERS_OBJECT, str(tmp_path / "run")],
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *_, why, released = done.stdout.splitlines()
+    assert "none" in why and released == "True"
