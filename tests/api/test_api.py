@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,8 @@ def test_end_to_end_by_functions(
         first = bertds.train(tiny_recipe, **names, settings={**settings, "schedule.total_steps": 2})
     assert starting == [before]  # only a command is ended by a signal while it starts
     assert first.finished and first.step == 2
+    held_out = shutil.copytree(data, tmp_path / "held out")
+    settings["validation.path"] = str(held_out)
     result = bertds.train(tiny_recipe, **names, settings=settings)
     assert result.finished and result.step == 4 and result.run_dir == tmp_path / "run: 1"
     assert [m["step"] for m in result.metrics if "split" not in m] == [1, 2, 3, 4]
@@ -87,6 +90,13 @@ def test_end_to_end_by_functions(
         bertds.evaluate(result.run_dir, sequence_length=500)
     with pytest.raises(CheckpointError):
         bertds.evaluate(tmp_path / "nothing", data)
+    # The default is what the run validates on, and the message has the option for what has moved.
+    data.rename(tmp_path / "moved")
+    assert bertds.evaluate(result.run_dir, max_samples=6) == scores
+    for split, path in (("train", data), ("validation", held_out)):
+        shutil.rmtree(path, ignore_errors=True)
+        with pytest.raises(DataError, match=f"{path}, the data that the run .* with --data"):
+            bertds.evaluate(result.run_dir, split=split)
 
 
 def test_transformers_own_task_names(tiny_data: Path, tmp_path: Path) -> None:
