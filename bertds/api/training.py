@@ -13,6 +13,7 @@ from typing import Any
 
 from bertds.errors import EXIT_OK, BertdsError
 from bertds.monitor.run_files import read_metrics
+from bertds.system.early_stop import STOP_SIGNALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def train(
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
     """Restore the signal handlers: a run leaves them disabled, which a notebook cannot use."""
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         yield
     finally:

@@ -45,18 +45,6 @@ from bertds.system.atomic_files import sha256_file, write_json
 from bertds.system.fault_points import reached
 from bertds.system.json_fields import Field
 
-__all__ = [
-    "FORMAT",
-    "VERSION",
-    "CheckpointReader",
-    "FileRecord",
-    "HashingFile",
-    "PieceRecord",
-    "read_manifest",
-    "write_manifest",
-    "write_pieces",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from bertds.config.keys import dotted
-from bertds.config.load import flatten
+from bertds.config.other_names import IN_JSON
 from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.display.words import count
@@ -154,9 +154,7 @@ class RunView:
 
     def settings(self) -> dict[str, Any]:
         """Return dotted key -> setting; keys of the DeepSpeed JSON begin with ``deepspeed``."""
-        result = flatten(self.config)
-        result.update(dotted(self.deepspeed, "deepspeed."))
-        return result
+        return dotted(self.config) | dotted(self.deepspeed, IN_JSON)
 
 
 def read_run(path: Path) -> RunView:
