@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bertds.errors import DataError
@@ -37,13 +37,27 @@ def read_squad(path: Path, *, split: str) -> tuple[list[Question], BadRows]:
 
 def questions_of(content: object, path: Path, *, split: str) -> tuple[list[Question], BadRows]:
     """Return the questions of a SQuAD file that was already parsed; see :func:`read_squad`."""
-    bad = BadRows(path, tolerated=True, what="question", kept=split != "train")
+    found = (_question(*where, split) for where in _walk(path, content))
+    return check_questions(found, path, split=split)
+
+
+def check_questions(
+    found: Iterable[Question], where: Path | str, *, split: str
+) -> tuple[list[Question], BadRows]:
+    """Check ids and offsets; see :func:`read_squad`.
+
+    Args:
+        found: the questions, from a file or a dataset.
+        where: its name, for messages.
+        split: train, dev or test.
+    """
+    bad = BadRows(where, tolerated=True, what="question", kept=split != "train")
     questions: list[Question] = []
     seen: set[str] = set()
-    for place, title, context, qa in _walk(path, content):
-        question = _question(place, title, context, qa, split)
+    for question in found:
+        context = question.context
         if question.id in seen:
-            raise DataError(f"{path}: the id {question.id!r} occurs twice")
+            raise DataError(f"{where}: the id {question.id!r} occurs twice")
         seen.add(question.id)
         # An offset is right if the context has the answer's text at that position.
         wrong = [
@@ -53,14 +67,28 @@ def questions_of(content: object, path: Path, *, split: str) -> tuple[list[Quest
         ]
         if wrong:
             text, start = wrong[0]
-            found = context[max(start, 0) : max(start, 0) + len(text)]
+            there = context[max(start, 0) : max(start, 0) + len(text)]
             bad.add(
-                question.id, f"answer {text!r} is not at position {start}; found {found!r} there"
+                question.id, f"answer {text!r} is not at position {start}; found {there!r} there"
             )
         if not wrong or split != "train":
             questions.append(question)
     bad.finish(len(questions))
     return questions, bad
+
+
+def refuse_unanswerable(questions: Iterable[Question], where: Path | str) -> None:
+    """Refuse a question without an answer: version 1.1 has none, and its scoring would fail.
+
+    Raises:
+        DataError: names the question.
+    """
+    for question in questions:
+        if not question.answers:
+            raise DataError(
+                f"{where}: the question {question.id!r} has no answer, as in SQuAD 2.0; use --task "
+                "squad_v2"
+            )
 
 
 def _walk(path: Path, content: object) -> Iterator[tuple[str, str, str, object]]:
