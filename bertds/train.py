@@ -88,7 +88,6 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if args.processes or args.restarts:
         return start_processes(args)
-    # Importing torch takes seconds, so `loading` shows that something is happening.
     with loading("bertds.training.build"):
         from bertds.training.build import build_run
 

@@ -110,10 +110,7 @@ def bytes_sent(shape: Shape, accumulation: int) -> tuple[float, float]:
     vector. Stage 2 reduces each micro batch, stage 3 also gathers the weights twice for each.
     """
     ranks = shape.world_size
-    low = shape.precision in ("bf16", "fp16")
-    vector: float = parameter_count(shape.model, shape.vocab_size) * (
-        BYTES[shape.precision] if low else 4
-    )
+    vector: float = parameter_count(shape.model, shape.vocab_size) * shape.weight_bytes
     vector *= (ranks - 1) / ranks
     reduced = vector * (accumulation if shape.stage >= 2 else 1)
     gathered = vector * (2 * accumulation if shape.stage == 3 else 1)

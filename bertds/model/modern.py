@@ -103,7 +103,7 @@ class ModernLayer(nn.Module):
         self.mlp = ModernMLP(config)
 
     def forward(self, hidden_TH: Tensor, layout: RowLayout, turn: Rotation) -> Tensor:
-        """Return [T, H]."""
+        """Return [T, H]; ``compile_layers`` replaces this method, and compiles :meth:`compute`."""
         return self.compute(hidden_TH, layout, turn)
 
     def compute(self, hidden_TH: Tensor, layout: RowLayout, turn: Rotation) -> Tensor:

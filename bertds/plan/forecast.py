@@ -123,13 +123,9 @@ def forecast(
     Raises:
         ConfigError: the global batch cannot be divided for this number of devices.
     """
-    batch = (
-        replace(settings, train_micro_batch_size_per_gpu=micro_batch).batch_plan(
-            nodes * devices_per_node
-        )
-        if micro_batch
-        else settings.batch_plan(nodes * devices_per_node)
-    )
+    if micro_batch:
+        settings = replace(settings, train_micro_batch_size_per_gpu=micro_batch)
+    batch = settings.batch_plan(nodes * devices_per_node)
     known = None  # rows of a different length do not apply
     if calibration is not None and calibration.sequence_length == config.data.sequence_length:
         known = calibration.tokens_per_row

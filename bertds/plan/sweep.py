@@ -23,6 +23,7 @@ def sweep(
     common: dict[str, Any],
 ) -> list[Forecast]:
     """Forecast every stage, micro batch (powers of two) and node count that divides the batch."""
+    settings = replace(settings, gradient_accumulation_steps=None)  # each layout has its own
     rows = []
     nodes = 1
     while nodes * devices_per_node <= MOST_DEVICES:
@@ -32,7 +33,7 @@ def sweep(
                     rows.append(
                         forecast(
                             config,
-                            replace(settings, gradient_accumulation_steps=None),
+                            settings,
                             hardware,
                             nodes=nodes,
                             devices_per_node=devices_per_node,

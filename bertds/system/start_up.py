@@ -27,8 +27,9 @@ def loading(module: str = "") -> Iterator[None]:
     gc.disable()
     try:
         yield
-        # An exception that a module caught while loading may be in a cycle that refers to our
-        # callers' frames. Frozen, it would keep their local variables for ever.
+        # torch and DeepSpeed catch exceptions, while they are imported, in cycles that refer to the
+        # frames of our callers. Frozen, these would keep their local variables for ever. And numba
+        # leaves hundreds of thousands of objects where it has to compile.
         gc.collect()
         gc.freeze()
     finally:

@@ -250,6 +250,6 @@ def continue_run(config: Config, engine: TrainingEngine, start: StartingPoint | 
         log.info("weights%s from %s", " and moments" if moments else "", reader.folder)
         return TrainState()
     engine.load_extra_state(manifest["engine"])
-    state = TrainState.from_state_dict(manifest["state"])
+    state = TrainState(**manifest["state"])  # checked when the manifest was read
     state.restarts += 1
     return state

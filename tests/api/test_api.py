@@ -15,6 +15,7 @@ import bertds
 from bertds.cli import main as command
 from bertds.data.batches import MicroBatch
 from bertds.errors import CheckpointError, ConfigError, DataError
+from bertds.system.early_stop import STOP_SIGNALS
 from bertds.system.fault_points import injected
 
 SMALL = {
@@ -62,20 +63,21 @@ def test_end_to_end_by_functions(
         data, text=tiny_text, train_vocab=300, validation_fraction=0.2, min_tokens=1, workers=1
     )
     assert manifest.tokenizer.vocab_size <= 300 and (data / "manifest.json").is_file()
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     settings = {"schedule.total_steps": 4, "log.every_steps": 1, "deepspeed.gradient_clipping": 0.5}
     names = {"run_dir": tmp_path / "run: 1", "data": data, "deepspeed_config": tiny_json}
     starting: list[object] = []
     with injected("run.open", lambda: starting.append(signal.getsignal(signal.SIGINT))):
         first = bertds.train(tiny_recipe, **names, settings={**settings, "schedule.total_steps": 2})
-    assert starting == [before]  # only a command is ended by a signal while it starts
+    # Only a command is ended by a signal while it starts.
+    assert starting == [before[signal.SIGINT]]
     assert first.finished and first.step == 2
     held_out = shutil.copytree(data, tmp_path / "held out")
     settings["validation.path"] = str(held_out)
     result = bertds.train(tiny_recipe, **names, settings=settings)
     assert result.finished and result.step == 4 and result.run_dir == tmp_path / "run: 1"
     assert [m["step"] for m in result.metrics if "split" not in m] == [1, 2, 3, 4]
-    assert signal.getsignal(signal.SIGINT) is before
+    assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == before
     scores = bertds.evaluate(result.run_dir, max_samples=6)
     assert scores["rows"] == 6 and scores["mlm_loss"] > 0
     model = bertds.from_pretrained(result.run_dir, task="fill-mask")
