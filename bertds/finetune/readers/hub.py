@@ -190,8 +190,8 @@ def _sentences(
     return sentences
 
 
-def _tag(value: Any, names: Sequence[str] | None, where: str) -> str:
-    if names and 0 <= value < len(names):
+def _tag(value: int | str, names: Sequence[str] | None, where: str) -> str:
+    if names and isinstance(value, int) and 0 <= value < len(names):
         value = names[value]
     if not isinstance(value, str) or not TAG.fullmatch(value):
         raise DataError(f"{where}: {value!r} is not a tag (O, B-TYPE, I-TYPE)")
@@ -202,12 +202,6 @@ def _question(record: dict[str, Any], where: str, number: int) -> Question:
     try:
         texts, starts = record["answers"]["text"], record["answers"]["answer_start"]
         answers = list(zip(texts, map(int, starts), strict=True))
-        return Question(
-            str(record["id"]),
-            record["question"].strip(),
-            record["context"],
-            answers,
-            record.get("title", ""),
-        )
+        return Question(str(record["id"]), record["question"].strip(), record["context"], answers)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{where}, row {number}: not a SQuAD row ({error!r})") from None

@@ -91,8 +91,8 @@ def refuse_unanswerable(questions: Iterable[Question], where: Path | str) -> Non
             )
 
 
-def _walk(path: Path, content: object) -> Iterator[tuple[str, str, str, object]]:
-    """Yield (place, title, context, qa); refuse any other layout."""
+def _walk(path: Path, content: object) -> Iterator[tuple[str, str, object]]:
+    """Yield (place, context, qa); refuse any other layout."""
     articles = content.get("data") if isinstance(content, dict) else None
     if not isinstance(articles, list):
         raise DataError(f"{path}: no list 'data'; this is not the SQuAD format")
@@ -106,10 +106,10 @@ def _walk(path: Path, content: object) -> Iterator[tuple[str, str, str, object]]
             if not isinstance(context, str) or not isinstance(paragraph.get("qas"), list):
                 raise DataError(f"{place}: 'context' or 'qas' is missing")
             for q, qa in enumerate(paragraph["qas"]):
-                yield f"{place}.qas[{q}]", article.get("title", ""), context, qa
+                yield f"{place}.qas[{q}]", context, qa
 
 
-def _question(place: str, title: str, context: str, qa: object, split: str) -> Question:
+def _question(place: str, context: str, qa: object, split: str) -> Question:
     if not isinstance(qa, dict) or not isinstance(qa.get("question"), str) or "id" not in qa:
         raise DataError(f"{place}: 'id' or 'question' is missing")
     answers = []
@@ -128,4 +128,4 @@ def _question(place: str, title: str, context: str, qa: object, split: str) -> Q
     if not answers and not impossible and split != "test":
         raise DataError(f"{place}: no answers, but is_impossible is false")
     # Leading spaces of some questions cost tokens and have no meaning.
-    return Question(str(qa["id"]), qa["question"].strip(), context, answers, str(title))
+    return Question(str(qa["id"]), qa["question"].strip(), context, answers)
