@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import EXIT_OK, BertdsError
+from bertds.monitor.metrics_file import FILE
 from bertds.monitor.run_files import read_metrics
 from bertds.system.early_stop import STOP_SIGNALS
 from bertds.system.start_up import paused_collector
@@ -82,7 +83,7 @@ def train(
     module.import_build(paused_collector())
     with _own_signals():
         code = module.main(words)
-    return TrainingResult(folder, code == EXIT_OK, read_metrics(folder / "metrics.jsonl").lines)
+    return TrainingResult(folder, code == EXIT_OK, read_metrics(folder / FILE).lines)
 
 
 @contextlib.contextmanager

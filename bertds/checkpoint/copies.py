@@ -22,6 +22,7 @@ from typing import Any
 
 from bertds.checkpoint.find import step_folders, step_name, step_of
 from bertds.checkpoint.format import CheckpointReader
+from bertds.checkpoint.manifest import FILE as MANIFEST
 from bertds.checkpoint.manifest import read_manifest
 from bertds.errors import BertdsError, CheckpointError, DataError, StoreError
 from bertds.system import storage
@@ -29,7 +30,6 @@ from bertds.system.atomic_files import sync_folder, write_text
 from bertds.system.logs import log
 from bertds.system.secrets import masked
 
-MANIFEST = "manifest.json"
 _FILE = re.compile(r"(step_[0-9]{8,15})/([^/]+)")
 AGAIN_SECONDS = 30.0
 """Time between two attempts to upload a checkpoint."""

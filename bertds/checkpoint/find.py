@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from bertds.checkpoint.format import CheckpointReader
+from bertds.checkpoint.manifest import FILE
 from bertds.errors import CheckpointError
 from bertds.system.logs import log
 
@@ -73,7 +74,7 @@ def locate(path: Path | str) -> CheckpointReader:
         CheckpointError: the path is neither, or the run has no intact checkpoint.
     """
     path = Path(path)
-    if (path / "manifest.json").is_file() and _STEP.match(path.resolve().name):
+    if (path / FILE).is_file() and _STEP.match(path.resolve().name):
         return CheckpointReader(path)
     reader = newest_good(path / "checkpoints")
     if reader is not None:

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         first, second = (_both(r) for r in (args.first, args.second))
         for key in dict.fromkeys((*first, *second)):
             if first.get(key) != second.get(key):
-                print(f"{key}: {first.get(key)} -> {second.get(key)}")
+                print(f"{key}: {_shown(first, key)} -> {_shown(second, key)}")
     else:
         return _validate(args.files)
     return EXIT_OK
@@ -123,6 +123,12 @@ def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> Non
             print(f"# {key}: {json.dumps(getattr(optimizer, name))}  (default)")
     if "deepspeed.gradient_clipping" not in given:
         print(f"# {IN_JSON}gradient_clipping: {settings.gradient_clipping}  (default)")
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    """Return a value as it is written in its file."""
+    value = values.get(key, "(not set)")
+    return value if isinstance(value, str) and value else json.dumps(value)
 
 
 def _as_yaml(value: object) -> str:

@@ -172,9 +172,9 @@ def _check_use(args: argparse.Namespace, given: set[str]) -> None:
         )
     refuse_idle(given, {"mnli_data": ("mnli_first",)})
     for_task = {
-        "text_column": ("text-classification",),
-        "pair_column": ("text-classification",),
-        "label_column": ("text-classification",),
+        **dict.fromkeys(
+            ("text_column", "pair_column", "label_column", "regression"), ("text-classification",)
+        ),
         "null_threshold": ("squad_v2",),
     }
     whole_suite = ("train", "dev", "test", "mnli_data") if args.task == "glue" else ()
@@ -280,10 +280,6 @@ def _finetune(
     from bertds.finetune.loop import TrainSettings
     from bertds.finetune.trials import RunOptions, earlier_results, finetune
 
-    if args.regression and task.name != "text-classification":
-        raise ConfigError(
-            f"--regression can only be used with --task text-classification, not with {task.name}"
-        )
     rates = tuple(args.learning_rate or task.learning_rates)
     # A DeepSpeed JSON states one learning rate, which replaces the grid of the task.
     if args.deepspeed_config and not args.learning_rate:

@@ -188,7 +188,8 @@ def load_config(
                     if section in sections
                     else f"; the sections are {', '.join(sorted(sections))}"
                 )
-            raise ConfigError(f"{origins[key]}unknown key {key}{hint}")
+            origin = origins[key].replace("--set ", "--set: ")
+            raise ConfigError(f"{origin}unknown key {key}{hint}")
         section, name = key.split(".", 1)
         value = _coerce(value, known[key], f"{origins[key]}{key}")
         if key in PATH_KEYS:

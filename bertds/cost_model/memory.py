@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
+from bertds.config.padded_vocabulary import padded_vocabulary
 from bertds.config.recipe import ModelConfig
-from bertds.cost_model.flops import padded_vocabulary, parameter_count
+from bertds.cost_model.flops import parameter_count
 
 GPU_BASE = 1.2 * 2**30
 """CUDA context, cuBLAS and NCCL buffers of one process."""

@@ -145,9 +145,7 @@ def step_time(
     )
     flops = per_row * shape.micro_batch * accumulation
     if rate is None:
-        half = shape.precision != "fp32"
-        peak = hardware.peak_half if half else hardware.peak_full
-        rate = peak * efficiency(hardware, shape.sequence_length)
+        rate = hardware.peak(shape.precision) * efficiency(hardware, shape.sequence_length)
         rate *= micro_batch_share(shape.micro_batch * shape.tokens_per_row, shape.on_cpu)
         rate *= 1.0 if shape.on_cpu else width_share(model.hidden_size)
     again = 4 / 3 if model.activation_checkpointing == "full" else 1.0

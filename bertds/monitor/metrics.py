@@ -146,7 +146,7 @@ class Metrics:
         self._carried = list(sums) or [0.0] * len(RunningSums.NAMES)
 
     def write_if_due(
-        self, state: TrainState, learning_rate: float, stall_seconds: float, *, last: bool = False
+        self, state: TrainState, learning_rate: float, stall_seconds: float, *, last: bool
     ) -> None:
         """Write a train line if the step is due, or if it is the run's last. Collective."""
         if state.step % self.every_steps and not last:

@@ -67,10 +67,7 @@ class Forecast:
     @property
     def mfu(self) -> float:
         """Model operations divided by the peak operations of the devices in the time of a step."""
-        peak = self.hardware.peak_full
-        if self.shape.precision != "fp32":
-            peak = self.hardware.peak_half
-        return self.step.flops / self.step.total / peak
+        return self.step.flops / self.step.total / self.hardware.peak(self.shape.precision)
 
     @property
     def device_hours(self) -> float:

@@ -228,7 +228,7 @@ def read_bytes(url: str, seconds: float = PATIENCE_SECONDS) -> bytes:
     return insist(request, url, seconds)
 
 
-def read_agreed(url: str, seconds: float = PATIENCE_SECONDS) -> bytes:
+def read_agreed(url: str, seconds: float) -> bytes:
     """Return a small file without a checksum: two consecutive reads must agree.
 
     Raises:
