@@ -88,3 +88,9 @@ class SourceFile(NamedTuple):
     streams: str = ""
     """The index of a multistream dump; "" if there is none."""
     limits: Limits = Limits()
+
+    def how_text_is_found(self) -> dict[str, str]:
+        """Return the options that decide which documents the file has, as the manifest has them."""
+        if self.reader == "text":
+            return {"text_layout": self.options[0]}
+        return {"text_key": self.options[0]} if self.reader in ("jsonl", "parquet", "hf") else {}

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from bertds.data.formats.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from bertds.data.vocabulary import TOKENIZER_FILES, load_tokenizer_info
 from bertds.display import words
 from bertds.errors import DataError
-from bertds.system.atomic_files import sha256_file, write_json
+from bertds.system.atomic_files import TEMPORARY_PREFIX, sha256_file, write_json
 from bertds.system.json_fields import parse_json
 from data_prep import progress
 from data_prep.document import SourceFile
@@ -30,6 +31,13 @@ _SHARD_OR_ROWS = re.compile(
     r"(?:train|validation)/shard_\d{5,}\.h5"
     r"|hdf5_lower_case_[^/]+/([^/]+)/\1_(?:training|test)_\d+\.hdf5"
 )
+
+_WRITTEN = re.compile(
+    rf"{_SHARD_OR_ROWS.pattern}|dropped/[^/]+\.jsonl"
+    rf"|tokenizer/(?:{'|'.join(map(re.escape, TOKENIZER_FILES))})"
+    rf"|(?:[^/]+/)+{re.escape(TEMPORARY_PREFIX)}[^/]+"
+)
+"""The files below the folder of the result that preparation writes, in its subfolders."""
 
 
 class OtherSettings(DataError):
@@ -162,8 +170,14 @@ class EarlierRun:
             ),
             **manifest.settings,
         }
-        # The manifest does not record the text options, so they cannot be compared.
         now = {key: value for key, value in self.identity.items() if key != "text options"}
+        # Manifests of older versions do not record how the text is found in a file.
+        recorded = {source["name"]: source for source in manifest.sources}
+        for file in self.files:
+            for option, value in file.how_text_is_found().items():
+                if option in (source := recorded.get(file.source, {})):
+                    name = f"{option} of {file.source}"
+                    before[name], now[name] = source[option], value
         return _differences(before, now)
 
     def _different_from_plan(self) -> list[str]:
@@ -185,7 +199,7 @@ class EarlierRun:
             self.clear()
             return False
         raise OtherSettings(
-            f"{self.out}: prepared with other settings ({'; '.join(different[:3])})"
+            f"{self.out}: prepared with other settings or sources ({'; '.join(different[:3])})"
         )
 
     def clear(self) -> None:
@@ -196,10 +210,15 @@ class EarlierRun:
     def _clear_output(self) -> None:
         for name in (MANIFEST_NAME, REPORT_NAME):
             (self.out / name).unlink(missing_ok=True)
-        for name in ("tokenizer", "train", "validation", "dropped"):
-            shutil.rmtree(self.out / name, ignore_errors=True)
-        for folder in self.out.glob("hdf5_lower_case_*"):
-            shutil.rmtree(folder)
+        # The user may have a folder of one of these names, such as "train", with other files.
+        folders = [self.out / name for name in ("tokenizer", "train", "validation", "dropped")]
+        for folder in [*folders, *self.out.glob("hdf5_lower_case_*")]:
+            for path in sorted(folder.rglob("*"), reverse=True):  # contents before their folder
+                if path.is_dir() and not path.is_symlink():
+                    _remove_if_empty(path)
+                elif _WRITTEN.fullmatch(path.relative_to(self.out).as_posix()):
+                    path.unlink(missing_ok=True)
+            _remove_if_empty(folder)
 
     def check_repair(self, splits: dict[str, list[ShardInfo]]) -> None:
         """Discard the old manifest, with a message, if rebuilt shards differ from the lost ones."""
@@ -277,12 +296,38 @@ def damaged_files(out: Path, manifest: Manifest) -> list[str]:
     return damaged if good else [*damaged, "tokenizer"]
 
 
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     different = differences(before, parse_json(json.dumps(now)))
     if before.get("sources") != now.get("sources"):
         different = [d for d in different if not d.startswith("sources:")]
-        different.insert(0, "the source files have changed")
+        changes = _changed_files(before.get("sources", []), now["sources"])
+        different.insert(0, f"the source files have changed: {changes[0]}{words.and_more(changes)}")
     return different
+
+
+def _changed_files(before: list[list[Any]], now: list[list[Any]]) -> list[str]:
+    """Return which source files are missing, new or of another size; each is [source, name, bytes].
+
+    Several files may have the same name, in different folders.
+    """
+    gone = Counter(map(tuple, before)) - Counter(map(tuple, now))
+    new = Counter(map(tuple, now)) - Counter(map(tuple, before))
+    sizes: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
+    for number, files in enumerate((gone, new)):
+        for source, name, size in files.elements():
+            sizes.setdefault((source, name), ([], []))[number].append(size)
+    changes = []
+    for (_, name), (old, own) in sorted(sizes.items()):
+        if old and own:
+            changes.append(f"{name} has {own[0]:,} bytes now, {old[0]:,} before")
+        else:
+            changes.append(f"{name} is {'missing' if old else 'new'}")
+    return changes
 
 
 def _source_names(identity: dict[str, Any]) -> set[str]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from bertds.data.formats.manifest import Manifest
+from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
 from bertds.errors import DataError, UserError
 from bertds.system.atomic_files import explain_os_error, remove_leftovers
 from bertds.system.folder_lock import FolderLock
@@ -89,6 +89,7 @@ def prepare(request: PrepRequest) -> Manifest:
         with suppress(OSError):
             out.rmdir()  # fails, as it should, if it contains files of the user
     if finished:
+        _tell_other_licences(resolved, manifest)
         intact = "there" if url else "intact"
         progress.say(
             f"{masked(url) or out}: already prepared with these settings; all files are {intact}"
@@ -96,6 +97,18 @@ def prepare(request: PrepRequest) -> Manifest:
     else:
         report(out, manifest, time.monotonic() - began, whole, url)
     return manifest
+
+
+def _tell_other_licences(resolved: Resolved, manifest: Manifest) -> None:
+    """Warn that a finished folder keeps the licences with which it was prepared."""
+    for source in manifest.sources if resolved.request.licence else ():
+        given = resolved.licences.get(source["name"], "")
+        if given != source["licence"]:
+            progress.say(
+                f"warning: {source['name']}: the manifest keeps the licence "
+                f"{source['licence'] or 'not stated'!r}; to record {given!r}, change it in "
+                f"{MANIFEST_NAME}"
+            )
 
 
 def forecast(request: PrepRequest) -> Forecast:

@@ -3,6 +3,8 @@
 ``bertds.prepare`` and the others are these functions. They raise
 :class:`bertds.errors.BertdsError` where a command would return an exit code. The package may import
 everything except commands.
+
+Read first: ``preparation.py``.
 """
 
 from __future__ import annotations

@@ -206,6 +206,7 @@ class JsonTokenizer:
         self._tokenizer.no_padding()
         # Text that contains the name of a special token is ordinary text.
         self._tokenizer.encode_special_tokens = True
+        self._not_text = [n for purpose, n in self.special_ids.items() if purpose != "unk"]
 
     @property
     def fingerprint(self) -> str:
@@ -278,6 +279,9 @@ class JsonTokenizer:
                 raise DataError(f"{self.path}: a text cannot be tokenized ({error})") from error
             for number, encoding in enumerate(found, begin):
                 own = np.array(encoding.ids, np.uint32)
+                # Unigram models have "<mask>" among their pieces, and some files do not mark it as
+                # special. As a piece of text, it is unknown.
+                own[np.isin(own, self._not_text)] = self.special_ids["unk"]
                 # A token begins a word if its word number differs from the one before it.
                 words = np.array([-1 if w is None else w for w in encoding.word_ids], np.int64)
                 own[np.diff(words, prepend=-2) != 0] |= WORD_START

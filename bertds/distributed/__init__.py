@@ -1,6 +1,6 @@
-"""The ranks among themselves: who is who, how they meet, whether all live, when all stop.
+"""Communication among ranks: who they are, how they connect, which are alive, when all stop.
 
-``rank_info.py`` reads the launcher's variables, ``rendezvous.py`` names ranks that do not come,
+``rank_info.py`` reads the launcher's variables, ``rendezvous.py`` names ranks that do not connect,
 ``heartbeat.py`` notices dead and frozen ones, ``step_sync.py`` is the small all-reduce of each
 step, ``stop_requests.py`` turns signals, time limits and the file ``STOP`` into one decision. It
 may import what is to the left of engine.

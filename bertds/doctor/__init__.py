@@ -1,7 +1,7 @@
-"""``bertds doctor``: is this machine, or a job's every node, fit to train?
+"""``bertds doctor``: is this machine, or each node of a job, fit to train?
 
-``machine.py`` checks this one, ``node.py`` reports from each node of a job, ``verdict.py``
-compares the reports and names the odd node.
+``machine.py`` checks this machine, ``node.py`` reports from each node of a job, ``verdict.py``
+compares the reports and names bad nodes.
 
 Read first: ``machine.py``.
 """

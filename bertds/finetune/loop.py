@@ -47,7 +47,6 @@ class TrainReport:
 
     steps: int
     seconds: float
-    rows: int
     last_loss: float
     """Mean loss of the last 10% of the steps."""
 
@@ -201,8 +200,7 @@ def train(stepper: Stepper, examples: Sequence[Example], settings: TrainSettings
             if len(losses) == total:
                 break
     tail = losses[-max(1, total // 10) :]
-    rows_seen = round(settings.epochs * len(examples))
-    return TrainReport(total, time.perf_counter() - began, rows_seen, sum(tail) / len(tail))
+    return TrainReport(total, time.perf_counter() - began, sum(tail) / len(tail))
 
 
 def predict(

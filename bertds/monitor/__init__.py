@@ -1,7 +1,7 @@
-"""What is known of a run while it continues and after: metrics, MFU, health, time left.
+"""What is known about a run, during and after training: metrics, MFU, health, time left.
 
 ``metrics.py`` writes ``metrics.jsonl``, ``run_files.py`` reads what run folders hold,
-``health.py`` says what looks wrong, ``status.py`` sums a run up, ``trackers.py`` feeds wandb and
+``health.py`` makes warnings, ``status.py`` summarizes a run, ``trackers.py`` feeds wandb and
 TensorBoard. It may import checkpoint and what is to its left.
 
 Read first: ``metrics.py``.

@@ -1,7 +1,6 @@
 """Optimizers on pieces of tensors, as ZeRO leaves them, and what goes with them.
 
-Read ``partition.py`` first: where the pieces of named tensors are in one flat vector.
-
+- ``partition.py``: where the pieces of named tensors are in one flat vector.
 - ``lamb.py``: LAMB and its all-reduce; ``lamb_cpu.py`` and ``lamb_triton.py`` are its two passes
   over memory, as compiled loops and as GPU kernels.
 - ``muon.py``: Muon for hidden matrices, AdamW for the rest.
@@ -11,4 +10,6 @@ Read ``partition.py`` first: where the pieces of named tensors are in one flat v
   ``lr_schedule.py``.
 
 May import ``bertds.config``, ``system`` and ``errors``; knows neither models, data nor DeepSpeed.
+
+Read first: ``partition.py``.
 """

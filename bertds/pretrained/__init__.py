@@ -1,4 +1,4 @@
-"""Trained models from and to elsewhere: Hugging Face, NVIDIA DLE, TensorFlow, Megatron, NeMo.
+"""Pre-trained models in other formats: Hugging Face, NVIDIA DLE, TensorFlow, Megatron, NeMo.
 
 ``load.py`` opens a run or a folder, ``open_any.py`` any other format, ``hf_config.py`` and
 ``hf_weights.py`` translate, ``export.py`` writes a Hugging Face folder with its model card,

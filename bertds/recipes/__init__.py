@@ -1,1 +1,1 @@
-"""The recipes that ship, as YAML files."""
+"""The included recipes, as YAML files."""

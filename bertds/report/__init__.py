@@ -1,7 +1,7 @@
-"""``bertds report``: one page on one or several runs, with its pictures inside.
+"""``bertds report``: a self-contained HTML page on one or more runs.
 
-``run_view.py`` reads the runs, ``charts.py`` draws, ``page.py`` writes the HTML, ``write.py``
-puts all on disk.
+``run_view.py`` reads the runs, ``curves.py`` draws, ``page.py`` builds the page, ``write.py``
+writes it, and ``live.py`` serves it.
 
 Read first: ``write.py``.
 """

@@ -65,6 +65,8 @@ def count_documents(
                 "dropped": dict(sorted(dropped.items())),
             }
         )
+        for file in own:
+            sources[-1] |= file.how_text_is_found()
         if encodings:
             sources[-1]["encodings"] = encodings
         if mix:

@@ -105,9 +105,13 @@ def gather(logs: Iterable[Path], work: Path, out: Path) -> None:
                             open(path, "w", encoding="utf-8", newline="\n")
                         )
                     files[reason].write(record)
-    # The complete folder replaces the old one in one step.
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
-    folder.rename(out / FOLDER)
+    # Complete files replace those of an earlier run; other files in the folder are the user's.
+    (out / FOLDER).mkdir(exist_ok=True)
+    for old in (out / FOLDER).glob("*.jsonl"):
+        old.unlink()
+    for path in folder.iterdir():
+        path.rename(out / FOLDER / path.name)
+    folder.rmdir()
 
 
 def logs_in_order(results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> list[Path]:

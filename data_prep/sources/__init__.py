@@ -1,4 +1,10 @@
-"""Sources of documents: a small reader for each kind of file, and how files are cut into units."""
+"""Sources of documents: a small reader for each kind of file, and how files are cut into units.
+
+``formats.py`` detects the format of a file, and ``blocks.py`` reads any range of it. The readers
+are ``wikipedia.py``, ``extracted.py``, ``books.py``, ``text.py``, ``records.py`` and ``hub.py``.
+
+Read first: ``text.py``, the shortest reader.
+"""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 Western and central European encodings differ only in the accented letters, which a general detector
 confuses. Therefore a text in Latin script is compared with the alphabets of the languages that each
-encoding was made for. Other scripts are left to ``charset-normalizer``. A text whose encoding stays
-undecided is not decoded: a wrong guess would silently put garbage into the training data.
+encoding was made for. Other scripts are left to ``charset-normalizer``, but its result must be
+spelt with the letters of one language. A text whose encoding stays undecided is not decoded: a
+wrong guess would silently put garbage into the training data.
 """
 
 from __future__ import annotations
@@ -41,6 +42,18 @@ _ALPHABETS: dict[str, tuple[str, ...]] = {
     "cp1254": ("çğıöşüâîû",),
     "cp1257": ("āčēģīķļņšūž", "ąčęėįšųūž", "äöüõšž"),
 }
+_CYRILLIC = (
+    "абвгдеёжзийклмнопрстуфхцчшщъыьэюяі",  # Russian, before 1918 too; Bulgarian
+    "абвгґдеєжзиіїйклмнопрстуфхцчшщьюя",  # Ukrainian
+    "абвгдеёжзійклмнопрстуўфхцчшыьэюя",  # Belarusian
+    "абвгдђежзијклљмнњопрстћуфхцчџш",  # Serbian
+    "абвгдѓежзѕијклљмнњопрстќуфхцчџш",  # Macedonian
+    "аәбвгғдеёжзийкқлмнңоөпрстуұүфхһцчшщъыіьэюя",  # Kazakh
+)
+_RELATIVES = {"cp1251": "kz1048", "cp866": "cp1125", "cp1253": "mac_greek"}
+"""Encodings of the same script that are tried if a detected one gives no language."""
+_CYRILLIC_LETTER, _HIGH_LETTER = re.compile("[\u0400-\u04ff]"), re.compile(r"[^\W\d_\x00-\x7f]")
+_FINAL_SIGMA_INSIDE = re.compile("ς(?=[ά-ώ])")
 _OTHER_SCRIPTS = [
     "cp1251",
     "koi8_r",
@@ -65,7 +78,7 @@ _OTHER_SCRIPTS = [
 # A symbol, a superscript or a fraction inside a word: "na¹e" is "naše" in another encoding. Control
 # characters and bytes without a character prove the same anywhere.
 _NO_LETTER = re.compile(
-    r"(?<=[^\W\d_])(?:[^\w\s\x00-\x7f’–—-]|[¹²³¼½¾])(?=[^\W\d_])|[\x80-\x9f\ufffd]"
+    r"(?<=[^\W\d_])(?:[^\w\s\x00-\x7f\xad’–—-]|[¹²³¼½¾])(?=[^\W\d_])|[\x80-\x9f\ufffd]"
 )
 # ISO 2022 switches to another character set and back. All its bytes are also ASCII.
 _ESCAPES = re.compile(rb"\x1b\$(?:[@AB]|\([A-DOPQ]|\)[A-C])")
@@ -174,4 +187,19 @@ def _other_script(sample: bytes) -> str:
         )
         if alike and str(other) != str(best):
             return ""
-    return str(best.encoding)
+    name = str(best.encoding)
+    for encoding in (name, _RELATIVES.get(name, name)):
+        if _is_language(sample.decode(encoding, "replace")):
+            return encoding
+    return ""
+
+
+def _is_language(text: str) -> bool:
+    """Return whether a text in Cyrillic or Greek is spelt with the letters of one language.
+
+    ``charset-normalizer`` compares frequent letters only. Texts in other scripts pass.
+    """
+    if 2 * len(_CYRILLIC_LETTER.findall(text)) > len(_HIGH_LETTER.findall(text)):
+        return max(_share(text, alphabet) for alphabet in _CYRILLIC) >= _KNOWN_SHARE
+    # In Greek, this form of sigma ends a word.
+    return 2 * len(_FINAL_SIGMA_INSIDE.findall(text)) <= text.count("ς")

@@ -176,7 +176,7 @@ def parquet_documents(
         with parquet.ParquetFile(opened) as known:
             schema, metadata = known.schema_arrow, known.metadata
         # Only the text and one column for the title are read.
-        names = [n for n in ("title", "id", "url") if n in schema.names]
+        names = [n for n in ("title", "id", "url") if schema.names.count(n) == 1]
         columns = list(dict.fromkeys([column, *names[:1]]))
         packed = _packed_bytes(metadata.row_group(group) for group in row_groups)
         counted = Unpacking(file_path(path), limits)
@@ -236,11 +236,11 @@ def parquet_row_groups(
     Raises:
         DataError: the file is not Parquet, lacks the column, or unpacks to more than the limits.
     """
-    from pyarrow import ArrowException, parquet
+    from pyarrow import ArrowException, parquet, types
 
     try:
         with parquet.ParquetFile(opened) as file:
-            names = file.schema_arrow.names
+            schema = file.schema_arrow
             metadata = file.metadata
             groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
             sizes = [group.total_byte_size for group in groups]
@@ -248,8 +248,14 @@ def parquet_row_groups(
     except (OSError, ArrowException, UnicodeDecodeError) as error:
         raise _parquet_error(path, "not a Parquet file", error) from error
     Unpacking(file_path(str(path)), limits).add(sum(sizes), packed)
-    if column not in names:
+    if schema.names.count(column) != 1:
+        what = "several columns" if column in schema.names else "no column"
         raise DataError(
-            f"{path}: no column {column!r} (available: {', '.join(names[:8])}); set --text-key"
+            f"{path}: {what} {column!r} (available: {', '.join(schema.names[:8])}); set --text-key"
         )
+    # Every row would be dropped. A column that has only nulls here may be text in other files.
+    kind = schema.field(column).type
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    if str(kind) not in ("string", "large_string", "string_view", "null"):
+        raise DataError(f"{path}: column {column!r} is {kind}, not text (string); set --text-key")
     return sizes

@@ -1,5 +1,7 @@
-"""Wikitext to prose: the names of each wiki, its templates, and what the passes need to know.
+"""From wikitext to prose: the names of each wiki, its templates, and a pass for each markup.
 
-``names.json`` is written by ``generate_names.py``; ``templates.yaml`` and ``sections.yaml`` are
-kept by hand, and are where a language is added.
+``extract.py`` calls the passes in order. ``names.json`` is written by ``generate_names.py``;
+``templates.yaml`` and ``sections.yaml`` are kept by hand, and are where a language is added.
+
+Read first: ``extract.py``.
 """

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from bertds.data.formats.manifest import Manifest
+from bertds.data.vocabulary import TOKENIZER_FILES
 from bertds.errors import ConfigError, DataError, UserError
 from data_prep import prepare
 from data_prep.build_wiki_books import main
@@ -79,6 +80,35 @@ def test_the_vocabulary_in_the_output_folder_is_not_deleted(
         with pytest.raises(ConfigError, match="out: contains the input"):
             main(command(out, "--text", tmp_path / "a.txt", "--overwrite", *option))
     assert made.tree(out) == before
+
+
+def test_overwrite_removes_only_what_preparation_writes(
+    tmp_path: Path, command: Command, text: str, made: SimpleNamespace
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    out = tmp_path / "out"
+    own = ["train/photos/cat.jpg", "validation/labels.csv", "tokenizer/notes.md", "dropped/x.txt"]
+    own += ["train/shard_00000.h5.bak", "hdf5_lower_case_0/notes.md"]
+    for name in own:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+    before = made.tree(out)
+    given = command(out, "--text", tmp_path / "a.txt", "--instances", "64:10", "--keep-dropped")
+    with pytest.raises(DataError, match=r"contains .* but no manifest\.json"):
+        main(given)
+    assert main([*given, "--overwrite"]) == 0
+    first = made.tree(out)
+    assert before.items() <= first.items()
+    # A second one leaves nothing of the first.
+    other = command(out, "--text", tmp_path / "a.txt", "--validation-fraction", "0")
+    assert main([*other, "--overwrite"]) == 0
+    assert {name for name in made.tree(out) if name not in own} == {
+        "manifest.json",
+        "report.html",
+        "train/shard_00000.h5",
+        *(f"tokenizer/{name}" for name in TOKENIZER_FILES),
+    }
+    assert not list(out.glob("hdf5_lower_case_1_*"))
 
 
 def test_the_output_folder_in_the_input_folder_is_not_read(

@@ -21,6 +21,7 @@ from bertds.data.formats.token_shards import TokenShard
 from bertds.data.vocabulary_file import read_vocabulary
 from bertds.errors import DataError
 from data_prep.build_wiki_books import main
+from data_prep.earlier_run import OtherSettings
 from data_prep.stages.instances import deal_blocks
 from tests.support.prep_options import wiki_options
 
@@ -269,6 +270,56 @@ def test_a_finished_folder_is_left_alone_and_other_settings_refused(
     assert main(arguments(out, wiki_dump, vocab, "--seed", "6", "--overwrite")) == 0
     other = {k: v for k, v in made.tree(out).items() if k.startswith("train")}
     assert not set(other.values()) & set(made.tree(prepared).values())
+
+
+def test_what_differs_from_a_finished_folder_is_named(
+    tmp_path: Path, vocab: Path, made: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(3)
+    texts = [made.article(rng, 1).replace("\n\n", " ") for _ in range(12)]
+    text, records = tmp_path / "texts" / "a.txt", tmp_path / "b.jsonl"
+    text.parent.mkdir()
+    text.write_text("\n\n".join(texts[:8]))
+    records.write_text("".join(json.dumps({"text": t, "body": t[9:]}) + "\n" for t in texts[8:]))
+    given = ["--text", str(text.parent), "--jsonl", str(records), "--workers", "1"]
+    given += ["--out", str(tmp_path / "out"), "--vocab", str(vocab), "--licence", "text=MIT"]
+    assert main(given) == 0
+    before = made.tree(tmp_path / "out")
+    # Options that decide which documents a file has.
+    for more, named in (
+        ("--text-layout line", "text_layout of text: blank-line before, line now"),
+        ("--text-key body", "text_key of jsonl: text before, body now"),
+    ):
+        with pytest.raises(OtherSettings, match=f"other settings or sources \\({named}\\); choose"):
+            main([*given, *more.split()])
+    # A manifest of an older version does not record them, so they are not compared.
+    manifest = tmp_path / "out" / "manifest.json"
+    content = manifest.read_text()
+    older = json.loads(content)
+    for source in older["sources"]:
+        source.pop("text_layout", source.pop("text_key", None))
+    manifest.write_text(json.dumps(older))
+    assert main([*given, "--text-layout", "line"]) == 0
+    manifest.write_text(content)
+    # A licence changes no shard.
+    capsys.readouterr()
+    assert main([*given, "--licence", "text=CC0", "--licence", "jsonl=X"]) == 0
+    warned = capsys.readouterr().err
+    assert "text: the manifest keeps the licence 'MIT'; to record 'CC0', change it in" in warned
+    assert "jsonl: the manifest keeps the licence 'not stated'; to record 'X', change" in warned
+    # Source files.
+    with text.open("a") as file:
+        file.write(".")
+    records.rename(tmp_path / "c.jsonl")
+    given[given.index(str(records))] = str(tmp_path / "c.jsonl")
+    with pytest.raises(OtherSettings, match=r"changed: b\.jsonl is missing and 2 more\); choose"):
+        main(given)
+    (tmp_path / "c.jsonl").rename(records)
+    given[given.index(str(tmp_path / "c.jsonl"))] = str(records)
+    size = text.stat().st_size
+    with pytest.raises(OtherSettings, match=rf"a\.txt has {size:,} bytes now, {size - 1:,} before"):
+        main(given)
+    assert made.tree(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("damage", ["delete", "truncate", "flip", "tokenizer", "rows"])

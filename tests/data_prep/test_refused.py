@@ -58,8 +58,9 @@ def test_after_documents_are_added_the_same_command_works(
             main(command(*tasks.split()))
     write(tmp_path / "texts" / "b.txt", documents[3:])
     assert main(command(*tasks.split())) == 0
-    assert "replacing a preparation that was refused (the source files have changed)" in (
-        capsys.readouterr().err
+    assert (
+        "replacing a preparation that was refused (the source files have changed: b.txt is new)"
+        in (capsys.readouterr().err)
     )
     assert main(command(out="fresh")) == 0
     assert made.tree(tmp_path / "out") == made.tree(tmp_path / "fresh")
@@ -159,7 +160,7 @@ def test_an_interrupted_preparation_is_not_replaced(
     with pytest.raises(OtherSettings, match="seed: 12345 before, 7 now"):
         main(command("--seed", "7"))
     shutil.copyfile(tmp_path / "texts" / "a.txt", tmp_path / "texts" / "b.txt")
-    with pytest.raises(OtherSettings, match="the source files have changed"):
+    with pytest.raises(OtherSettings, match=r"the source files have changed: b\.txt is new"):
         main(command())
     assert made.tree(tmp_path / "out") == before
     (tmp_path / "texts" / "b.txt").unlink()

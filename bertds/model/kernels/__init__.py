@@ -1,6 +1,6 @@
 """Triton kernels of the model on a GPU: what is computed between the matrix products.
 
-Read ``add_norm.py`` first: dropout, residual sum and LayerNorm, and the hash behind dropout.
+``add_norm.py`` has dropout, residual sum and LayerNorm, and the hash behind dropout.
 ``column_sums.py`` has GELU's gradient and the sums over tokens, ``short_rows.py`` attention within
 rows of at most 128 tokens (on GPUs with enough shared memory), ``long_rows.py`` attention within
 other rows, ``cross_entropy.py`` the masked-LM loss. ``launch.py`` starts them. They are called by
@@ -8,6 +8,8 @@ other rows, ``cross_entropy.py`` the masked-LM loss. ``launch.py`` starts them. 
 
 May import: each other. The modules need Triton, so nothing imports one before
 :func:`kernels_run_on` has allowed it.
+
+Read first: ``add_norm.py``.
 """
 
 from __future__ import annotations

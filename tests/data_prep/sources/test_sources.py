@@ -229,6 +229,44 @@ def test_parquet(tmp_path: Path) -> None:
         read("parquet", tmp_path / "b.parquet", ("text",))
 
 
+@pytest.mark.parametrize(
+    ("names", "values", "message"),
+    [
+        (["text", "text"], ["One.", "One."], "several columns 'text'"),
+        (["text"], [b"One."], r"'text' is binary, not text \(string\); set --text-key"),
+        (["text"], [["One."]], "'text' is list<.*>, not text"),
+        (["text"], [5], "'text' is int64, not text"),
+    ],
+)
+def test_a_parquet_column_that_is_not_text_is_refused(
+    tmp_path: Path, names: list[str], values: list[object], message: str
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = [[values[0]] for _ in names]
+    parquet.write_table(pyarrow.table(columns, names=names), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=f"a.parquet: .*{message}"):
+        read("parquet", tmp_path / "a.parquet", ("text",))
+
+
+def test_text_columns_of_any_form_and_equal_titles_are_read(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    own = [
+        pa.array(["One."]).dictionary_encode(),
+        pa.array(["One."], pa.large_string()),
+        pa.array(["One."]),
+        pa.nulls(1),
+    ]
+    for text in own:
+        table = pa.table([text, ["a"], ["b"]], names=["text", "title", "title"])
+        parquet.write_table(table, tmp_path / "a.parquet")
+        (found,) = read("parquet", tmp_path / "a.parquet", ("text",))
+        assert found.text == ("" if text is own[-1] else "One.") and found.title == ""
+
+
 def test_pubmed(tmp_path: Path, shared_data: Path) -> None:
     (path,) = (shared_data / "biomedical").rglob("6B1_abstracts.json.gz")
     documents = read("pubmed", path)
