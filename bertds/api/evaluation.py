@@ -8,6 +8,7 @@ from typing import Any
 
 from bertds.config.load import load_config
 from bertds.config.recipe import Config, DataConfig
+from bertds.config.suggest import nearest
 from bertds.data.sources.open import check_recorded_path
 from bertds.errors import ConfigError
 from bertds.pretrained.evaluate import evaluate as score_model
@@ -61,8 +62,6 @@ def held_out(**options: Any) -> HeldOut:
     Raises:
         ConfigError: an option is unknown, or a number is too small.
     """
-    from bertds.config.suggest import nearest
-
     known = list(HeldOut.__dataclass_fields__)
     for name in options:
         if name not in known:

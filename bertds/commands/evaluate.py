@@ -134,7 +134,7 @@ def _blimp(args: argparse.Namespace) -> int:
     result = {
         "model": str(args.model),
         "limit": args.limit,
-        **evaluate_blimp(model, tokenizer, pairs, device=device),
+        **evaluate_blimp(model, tokenizer, pairs),
     }
     # The report and the model card read the scores from this file.
     run = Path(args.model)

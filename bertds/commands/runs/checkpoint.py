@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from bertds.checkpoint.find import step_folders
-from bertds.checkpoint.format import CheckpointReader, read_manifest
+from bertds.checkpoint.format import CheckpointReader
+from bertds.checkpoint.manifest import read_manifest
 from bertds.checkpoint.merge_ranks import convert
 from bertds.display.words import count
 from bertds.errors import EXIT_FAILED, EXIT_OK, CheckpointError, ConfigError

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from bertds.checkpoint.find import step_folders
-from bertds.checkpoint.format import read_manifest
+from bertds.checkpoint.manifest import read_manifest
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import load_config, read_yaml
 from bertds.config.ramps import BatchRamp, MaskRate
