@@ -32,8 +32,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         choices=("merged", "weights"),
         default="merged",
         help="convert: merged = a checkpoint with the state of all ranks, as if saved by one rank, "
-        "including the moments, for init.from; weights = DIR/model.safetensors with unpartitioned "
-        "float32 tensors",
+        "including the moments, for init.from (default); weights = DIR/model.safetensors with "
+        "unpartitioned float32 tensors",
     )
     args = parser.parse_args(argv)
     for option in given_options(parser, args).intersection(("out", "to")):
