@@ -287,6 +287,6 @@ def paint(result: dict[str, Any]) -> Callable[[Any], None]:
             axes.invert_yaxis()
             axes.set_title(title, fontsize=9)
             axes.tick_params(labelsize=7)
-        figure.suptitle(f"{result['machine']}, {result['date']}; red: promised", fontsize=10)
+        figure.suptitle(f"{result['machine']}, {result['date']}; red: minimum", fontsize=10)
 
     return fill

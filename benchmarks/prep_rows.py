@@ -91,12 +91,7 @@ def rates(
                 (
                     f"writing alone, {compression}",
                     lambda compression=compression: write_instance_file(  # type: ignore[misc]
-                        Path(folder) / f"{compression}.hdf5",
-                        [columns],
-                        sequence_length=length,
-                        max_predictions=predictions,
-                        compression=compression,
-                        rows=total,
+                        Path(folder) / f"{compression}.hdf5", columns, compression=compression
                     ),
                 )
             )

@@ -11,9 +11,9 @@ from importlib import import_module
 from types import ModuleType
 
 from bertds import __version__
-from bertds.errors import EXIT_BAD_INPUT, EXIT_OK
+from bertds.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
 from bertds.system import early_stop
-from bertds.system.run_command import guarded
+from bertds.system.run_command import end_process, guarded
 
 COMMANDS = {
     "init": ("bertds.commands.init", "start a project: a recipe and the commands to run it"),
@@ -105,7 +105,10 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_BAD_INPUT
-    return guarded(_module_of(name).main, arguments[1:])
+    code = guarded(_module_of(name).main, arguments[1:])
+    if argv is None and code == EXIT_INTERRUPTED:
+        end_process(code)
+    return code
 
 
 def _print(text: str) -> int:

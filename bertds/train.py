@@ -17,6 +17,7 @@ if not __package__:  # run by path: import this clone's package, not an installe
 
 import argparse
 import os
+from contextlib import AbstractContextManager
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -30,6 +31,9 @@ from bertds.system.start_up import loading
 
 if TYPE_CHECKING:
     from bertds.training.run import Run
+
+BUILD = "bertds.training.build"
+"""The module that builds a run, and imports torch."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -84,15 +88,12 @@ def main(argv: list[str] | None = None) -> int:
         0 when the last step is done, 75 when the run stopped early and can be resumed.
     """
     args = parse_args(argv)
-    # When a peer is lost, torch's C++ code would print stack traces around our one-line error.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if args.processes or args.restarts:
         return start_processes(args)
-    # Importing torch takes seconds, so `loading` shows that something is happening.
-    with loading("bertds.training.build"):
-        from bertds.training.build import build_run
-
-    run = build_run(args.config, args.deepspeed_config, args.set, log_samples=args.log_samples)
+    build = import_build(loading(BUILD))
+    run = build.build_run(
+        args.config, args.deepspeed_config, args.set, log_samples=args.log_samples
+    )
     if run is None:  # the run was already done
         return EXIT_OK
     with run:
@@ -106,6 +107,18 @@ def start_processes(args: argparse.Namespace) -> int:
     from bertds.training.launch import launch_from
 
     return launch_from(args)
+
+
+def import_build(collector: AbstractContextManager[None]) -> ModuleType:
+    """Import ``BUILD``.
+
+    Args:
+        collector: sets the garbage collector for the time of the import.
+    """
+    # When a peer is lost, torch's C++ code would print stack traces around our one-line error.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    with collector:
+        return import_module(BUILD)
 
 
 def train(run: Run) -> bool:

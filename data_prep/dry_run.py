@@ -271,10 +271,9 @@ def tell(
     seconds = max(found.seconds / (workers * tasks), found.one_reader_seconds)
     processes = words.count(workers, "worker")
     split = f"{tasks} tasks of {processes}" if tasks > 1 else processes
-    rows["time"] = (
-        f"about {words.in_words(max(1.0, seconds))} with {split}, "
-        f"{words.in_words(max(1.0, found.seconds))} with 1 process"
-    )
+    rows["time"] = f"about {words.in_words(max(1.0, seconds))} with {split}"
+    if workers * tasks > 1:
+        rows["time"] += f", {words.in_words(max(1.0, found.seconds))} with 1 worker"
     progress.say(f"estimate from a sample (nothing was written to {out}):")
     progress.summary(rows)
     if needed > free:

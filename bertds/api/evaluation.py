@@ -8,6 +8,8 @@ from typing import Any
 
 from bertds.config.load import load_config
 from bertds.config.recipe import Config, DataConfig
+from bertds.config.suggest import nearest
+from bertds.data.sources.open import check_recorded_path
 from bertds.errors import ConfigError
 from bertds.pretrained.evaluate import evaluate as score_model
 from bertds.pretrained.load import PretrainedModel
@@ -34,7 +36,8 @@ def evaluate(model: str | Path, data: str | Path | None = None, **options: Any) 
 
     Args:
         model: a run, a checkpoint, a Hugging Face folder or a name of ``bertds models``.
-        data: prepared data; None = the run's own.
+        data: prepared data; None = the run's own (``validation.path``, if it is set and the split
+            is "validation").
         options: ``split`` ("validation" or "train"), ``vocab`` (a vocab.txt, for data without a
             tokenizer), ``sequence_length`` and ``max_predictions`` (default: the run's, or 128 and
             20), ``whole_words`` (mask all pieces of a word together), ``batch`` (rows per forward
@@ -59,8 +62,6 @@ def held_out(**options: Any) -> HeldOut:
     Raises:
         ConfigError: an option is unknown, or a number is too small.
     """
-    from bertds.config.suggest import nearest
-
     known = list(HeldOut.__dataclass_fields__)
     for name in options:
         if name not in known:
@@ -85,9 +86,15 @@ def _data_config(trained: PretrainedModel, rows: HeldOut) -> DataConfig:
     # The run's own settings are the default, so that the rows are like those of the training.
     recipe = trained.manifest.get("recipe", {})
     values: dict[str, Any] = dict(recipe.get("data", {"pairs": "nsp"}))
-    path = rows.data or values.get("path")
+    own = values.get("path")
+    # As in the training of the run, validation.path takes the place of the validation split.
+    if rows.split == "validation":
+        own = recipe.get("validation", {}).get("path") or own
+    path = rows.data or own
     if not path:
         raise ConfigError("--data is required: a Hugging Face folder does not name its data")
+    if not rows.data:
+        check_recorded_path(str(path))
     values["path"] = str(path)
     values["vocab"] = str(rows.vocab or values.get("vocab", ""))
     if rows.sequence_length:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from bertds.config.suggest import nearest
 from bertds.data.formats.manifest import Manifest
+from bertds.errors import ConfigError
 
 _PATHS = ("wiki", "books", "text", "jsonl", "parquet", "pubmed", "hf")
 """Options that take several paths; a single path need not be in a list."""
@@ -30,10 +33,6 @@ def prepare(out: str | Path, **options: Any) -> Manifest:
         ConfigError: an option is unknown, missing or contradicts another one.
         DataError: a source cannot be read, or all of its documents were dropped.
     """
-    from dataclasses import fields
-
-    from bertds.config.suggest import nearest
-    from bertds.errors import ConfigError
     from data_prep.prepare import prepare as run
     from data_prep.request import REMOVED_OPTIONS, PrepRequest
 

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import EXIT_OK, BertdsError
+from bertds.monitor.metrics_file import FILE
 from bertds.monitor.run_files import read_metrics
+from bertds.system.early_stop import STOP_SIGNALS
+from bertds.system.start_up import paused_collector
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +79,17 @@ def train(
     words += ["--set", *assignments] if assignments else []
     if threading.current_thread() is not threading.main_thread():
         raise BertdsError("bertds.train handles signals, so it must be called from the main thread")
+    # The command never releases what exists after this import; here, that includes the caller's.
+    module.import_build(paused_collector())
     with _own_signals():
         code = module.main(words)
-    return TrainingResult(folder, code == EXIT_OK, read_metrics(folder / "metrics.jsonl").lines)
+    return TrainingResult(folder, code == EXIT_OK, read_metrics(folder / FILE).lines)
 
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
     """Restore the signal handlers: a run leaves them disabled, which a notebook cannot use."""
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         yield
     finally:

@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bertds.checkpoint.find import step_folders
+from bertds.checkpoint.find import step_folders, step_name, step_of
 from bertds.checkpoint.format import CheckpointReader
+from bertds.checkpoint.manifest import FILE as MANIFEST
 from bertds.checkpoint.manifest import read_manifest
 from bertds.errors import BertdsError, CheckpointError, DataError, StoreError
 from bertds.system import storage
@@ -29,7 +30,6 @@ from bertds.system.atomic_files import sync_folder, write_text
 from bertds.system.logs import log
 from bertds.system.secrets import masked
 
-MANIFEST = "manifest.json"
 _FILE = re.compile(r"(step_[0-9]{8,15})/([^/]+)")
 AGAIN_SECONDS = 30.0
 """Time between two attempts to upload a checkpoint."""
@@ -46,7 +46,7 @@ def listed(url: str, seconds: float = storage.PATIENCE_SECONDS) -> dict[str, lis
     for name in storage.list_files(url, seconds):
         if (found := _FILE.fullmatch(name)) is not None:
             steps.setdefault(found[1], []).append(found[2])
-    return dict(sorted(steps.items(), key=lambda one: int(one[0][5:]), reverse=True))
+    return dict(sorted(steps.items(), key=lambda one: step_of(one[0]), reverse=True))
 
 
 class Copies:
@@ -168,8 +168,8 @@ class Copies:
     def _prune(self, newest: str) -> None:
         """Remove copies that no rule keeps, and the files of interrupted uploads."""
         steps = listed(self.url)
-        whole = [int(name[5:]) for name, files in steps.items() if MANIFEST in files]
-        gone = {f"step_{step:08d}" for step in self._superfluous(whole)}
+        whole = [step_of(name) for name, files in steps.items() if MANIFEST in files]
+        gone = set(map(step_name, self._superfluous(whole)))
         for name, files in steps.items():
             if name in gone or (MANIFEST not in files and name != newest):
                 # The manifest first: without it a partly removed copy does not count.
@@ -213,10 +213,10 @@ def restore(
             data = storage.read_agreed(storage.join(there, MANIFEST), seconds)
             (temporary / MANIFEST).write_bytes(data)
             manifest = read_manifest(temporary)
-            if manifest["step"] != int(name[5:]):
+            if manifest["step"] != step_of(name):
                 raise CheckpointError(f"its manifest is that of step {manifest['step']}")
             accept(there, manifest)
-            if int(name[5:]) <= local:
+            if step_of(name) <= local:
                 return
             _fetch(there, temporary, checkpoints / name, seconds)
         except (CheckpointError, DataError, FileNotFoundError) as error:
@@ -235,7 +235,7 @@ def _newest_step(checkpoints: Path) -> int:
             CheckpointReader(folder)
         except CheckpointError:
             continue
-        return int(folder.name[5:])
+        return step_of(folder.name)
     return -1
 
 

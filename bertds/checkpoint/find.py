@@ -6,20 +6,29 @@ import re
 from pathlib import Path
 
 from bertds.checkpoint.format import CheckpointReader
+from bertds.checkpoint.manifest import FILE
 from bertds.errors import CheckpointError
 from bertds.system.logs import log
 
 _STEP = re.compile(r"^step_(\d{8,})$")
 
 
+def step_name(step: int) -> str:
+    """Return the name of the folder of a step's checkpoint."""
+    return f"step_{step:08d}"
+
+
+def step_of(name: str) -> int:
+    """Return the step of a checkpoint's folder, given its name."""
+    return int(name.removeprefix("step_"))
+
+
 def step_folders(checkpoints: Path) -> list[Path]:
     """Return the folders of a run's published checkpoints, newest first."""
     if not checkpoints.is_dir():
         return []
-    found = [
-        (int(match[1]), path) for path in checkpoints.iterdir() if (match := _STEP.match(path.name))
-    ]
-    return [path for _, path in sorted(found, reverse=True)]
+    found = [path for path in checkpoints.iterdir() if _STEP.match(path.name)]
+    return sorted(found, key=lambda path: (step_of(path.name), path), reverse=True)
 
 
 def newest_good(checkpoints: Path) -> CheckpointReader | None:
@@ -65,7 +74,7 @@ def locate(path: Path | str) -> CheckpointReader:
         CheckpointError: the path is neither, or the run has no intact checkpoint.
     """
     path = Path(path)
-    if (path / "manifest.json").is_file() and _STEP.match(path.resolve().name):
+    if (path / FILE).is_file() and _STEP.match(path.resolve().name):
         return CheckpointReader(path)
     reader = newest_good(path / "checkpoints")
     if reader is not None:

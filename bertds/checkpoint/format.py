@@ -30,6 +30,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from bertds.checkpoint.manifest import (
+    FILE,
     FORMAT,
     VERSION,
     PieceRecord,
@@ -44,18 +45,6 @@ from bertds.optim.state_kinds import KINDS, Kind
 from bertds.system.atomic_files import sha256_file, write_json
 from bertds.system.fault_points import reached
 from bertds.system.json_fields import Field
-
-__all__ = [
-    "FORMAT",
-    "VERSION",
-    "CheckpointReader",
-    "FileRecord",
-    "HashingFile",
-    "PieceRecord",
-    "read_manifest",
-    "write_manifest",
-    "write_pieces",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +122,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write ``manifest.json`` with its own checksum, and flush the folder to the disk."""
     manifest = {"format": FORMAT, "version": VERSION, **manifest}
     manifest["sha256"] = digest(manifest)
-    write_json(folder / "manifest.json", manifest)
+    write_json(folder / FILE, manifest)
 
 
 class CheckpointReader:
@@ -181,13 +170,17 @@ class CheckpointReader:
             if sha256_file(path) != record["sha256"]:
                 raise CheckpointError(f"{path}: damaged (its checksum does not match)")
 
+    @property
+    def _root(self) -> Field:
+        return Field(self.folder / FILE, "", self.manifest, CheckpointError)
+
     def field(self, name: str) -> Field:
         """Return the value of a manifest key as a field that checks types.
 
         Raises:
             CheckpointError: the manifest does not have the key.
         """
-        return Field(self.folder / "manifest.json", "", self.manifest, CheckpointError)[name]
+        return self._root[name]
 
     def model(self) -> tuple[ModelConfig, int]:
         """Return the model's configuration and the size of its vocabulary.
@@ -195,7 +188,7 @@ class CheckpointReader:
         Raises:
             CheckpointError: the manifest does not describe them.
         """
-        return model_from(Field(self.folder / "manifest.json", "", self.manifest, CheckpointError))
+        return model_from(self._root)
 
     def has_average(self) -> bool:
         """Whether an average of the weights was saved."""

@@ -23,6 +23,7 @@ from bertds.optim.state_kinds import KINDS
 from bertds.system.inside import file_inside
 from bertds.system.json_fields import MOST, Field, read_fields
 
+FILE = "manifest.json"
 FORMAT = "bertds-checkpoint"
 VERSION = 1
 _FACTS = ("model", "tokenizer", "recipe", "deepspeed", "data", "versions")
@@ -56,7 +57,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     folder = Path(folder)
     try:
         # A run whose loss is not finite may still save: its window of sums then contains NaN.
-        root = read_fields(folder / "manifest.json", CheckpointError, nan=True)
+        root = read_fields(folder / FILE, CheckpointError, nan=True)
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: not a checkpoint (it has no manifest.json)") from None
     manifest = root.mapping()

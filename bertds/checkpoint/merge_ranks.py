@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from bertds.checkpoint.find import locate
+from bertds.checkpoint.find import locate, step_name
 from bertds.checkpoint.format import CheckpointReader, write_manifest, write_pieces
 from bertds.engine.state_pieces import Piece
 from bertds.errors import CheckpointError
@@ -42,7 +42,7 @@ def convert(source: str, out: Path, *, weights_only: bool) -> Path:
                 save_file(dict(reader.weights()), temporary, metadata={"format": "pt"})
             return file
         # Write a checkpoint of one rank to a temporary folder, then rename it.
-        final = out / f"step_{reader.manifest['step']:08d}"
+        final = out / step_name(reader.manifest["step"])
         if final.exists():
             raise CheckpointError(f"{final}: already exists; choose another --out")
         temporary = out / f".tmp-{final.name}"

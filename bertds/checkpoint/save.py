@@ -19,7 +19,7 @@ import torch
 
 from bertds.checkpoint.background import BackgroundSave
 from bertds.checkpoint.copies import Copies
-from bertds.checkpoint.find import step_folders
+from bertds.checkpoint.find import step_folders, step_name, step_of
 from bertds.checkpoint.format import write_manifest, write_pieces
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.run_settings import CheckpointConfig
@@ -94,7 +94,7 @@ class Checkpoints:
         if self.saved_step == state.step:
             return
         # Files are written to a temporary folder, which is renamed when it is complete.
-        name = f"step_{state.step:08d}"
+        name = step_name(state.step)
         final, temporary = self.folder / name, self.folder / f".tmp-{name}"
         pieces = self.engine.pieces()
         self._check(pieces)
@@ -252,7 +252,7 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Remove checkpoints that no rule keeps."""
-        folders = {int(folder.name[5:]): folder for folder in step_folders(self.folder)}
+        folders = {step_of(folder.name): folder for folder in step_folders(self.folder)}
         for step in self._superfluous(list(folders)):
             if self.copies is None or self.copies.release(folders[step]):
                 self._remove(folders[step])

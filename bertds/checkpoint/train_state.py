@@ -53,29 +53,16 @@ class TrainState:
         return asdict(self)
 
     @classmethod
-    def from_state_dict(cls, values: dict[str, Any]) -> TrainState:
-        """Rebuild a state from :meth:`state_dict`.
-
-        Raises:
-            CheckpointError: a number is missing or unknown (a different version of the format).
-        """
-        names = {item.name for item in fields(cls)}
-        if set(values) != names:
-            odd = sorted(set(values) ^ names)
-            raise CheckpointError(f"training state: missing or unknown fields {', '.join(odd)}")
-        return cls(**values)
-
-    @classmethod
     def from_field(cls, state: Field) -> TrainState:
         """Rebuild a state from a manifest, and check each number against its declared type.
 
         Raises:
             CheckpointError: a number is missing, unknown or of a wrong type; names the key.
         """
-        try:
-            rebuilt = cls.from_state_dict(state.mapping())
-        except CheckpointError as error:
-            raise CheckpointError(f"{state.file}: {error}") from None
+        if odd := sorted(set(state.mapping()) ^ {item.name for item in fields(cls)}):
+            raise CheckpointError(
+                f"{state.file}: training state: missing or unknown fields {', '.join(odd)}"
+            )
         # Annotations are strings here ("int", "float | None", "list[float]").
         for item in fields(cls):
             value = state[item.name]
@@ -88,4 +75,4 @@ class TrainState:
                 value.number(0)
             elif any(type(one.value) not in (int, float) for one in value.elements()):
                 value.fail("a list of numbers")
-        return rebuilt
+        return cls(**state.mapping())

@@ -13,7 +13,7 @@ import yaml
 
 from bertds.config.describe import default_of, describe_type, field_docs, is_numeric
 from bertds.config.keys import all_keys, dotted
-from bertds.config.load import flatten, load_config, split_by_file, to_dict
+from bertds.config.load import load_config, split_by_file, to_dict
 from bertds.config.locate import find_deepspeed_json, find_recipe_or_json
 from bertds.config.other_names import IN_JSON, OTHER_NAMES, suggestion
 from bertds.config.ranges import range_of
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         first, second = (_both(r) for r in (args.first, args.second))
         for key in dict.fromkeys((*first, *second)):
             if first.get(key) != second.get(key):
-                print(f"{key}: {first.get(key)} -> {second.get(key)}")
+                print(f"{key}: {_shown(first, key)} -> {_shown(second, key)}")
     else:
         return _validate(args.files)
     return EXIT_OK
@@ -120,13 +120,15 @@ def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> Non
     optimizer = settings.optimizer
     for name in ("betas", "eps", "weight_decay", "bias_correction"):
         if (key := f"{IN_JSON}optimizer.params.{name}") not in given:
-            print(f"# {key}: {_plain(getattr(optimizer, name))}  (default)")
+            print(f"# {key}: {json.dumps(getattr(optimizer, name))}  (default)")
     if "deepspeed.gradient_clipping" not in given:
         print(f"# {IN_JSON}gradient_clipping: {settings.gradient_clipping}  (default)")
 
 
-def _plain(value: object) -> str:
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+def _shown(values: dict[str, Any], key: str) -> str:
+    """Return a value as it is written in its file."""
+    value = values.get(key, "(not set)")
+    return value if isinstance(value, str) and value else json.dumps(value)
 
 
 def _as_yaml(value: object) -> str:
@@ -145,7 +147,7 @@ def _both(named: str) -> dict[str, Any]:
     if path.suffix == ".json":
         return dotted(load_deepspeed_json(path).values, IN_JSON)
     config = load_config(named)
-    values = flatten(to_dict(config))
+    values = dotted(to_dict(config))
     if config.run.deepspeed_config:
         values |= dotted(_json_of(config, named, None).values, IN_JSON)
     return values

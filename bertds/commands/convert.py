@@ -75,9 +75,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     check_output(Path(args.out), overwrite=args.overwrite)
     if args.to == "onnx":
-        from bertds.pretrained import onnx_export
+        from bertds.pretrained.onnx_export import export_onnx
 
-        return onnx_export.main(args)
+        differences = export_onnx(args.source, Path(args.out), overwrite=args.overwrite)
+        for name, difference in differences.items():
+            print(f"{name}: differs from torch by at most {difference:.2g}")
+        print(f"wrote {args.out}/model.onnx")
+        return EXIT_OK
     with opened(args.source, args.config, args.vocab, args.gelu) as source:
         # Megatron's architecture is not ours, so its weights need their own converter.
         if isinstance(source, MegatronBert):

@@ -55,7 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--level",
         choices=("full", "quick"),
         default="full",
-        help="quick skips computation and bandwidth",
+        help="quick skips computation and bandwidth (default: full)",
     )
     group.add_argument("--gpus", type=int, default=0, metavar="N", help="number of GPUs per node")
     group.add_argument(

@@ -33,7 +33,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="a run, a checkpoint, a Hugging Face folder, or a name listed by `bertds models`",
     )
     parser.add_argument(
-        "--data", metavar="DIR", help="prepared data (default: the data of the run)"
+        "--data",
+        metavar="DIR",
+        help="prepared data (default: the data that the run validates on)",
     )
     parser.add_argument(
         "--split", default="validation", help="split to score: validation (default) or train"
@@ -132,7 +134,7 @@ def _blimp(args: argparse.Namespace) -> int:
     result = {
         "model": str(args.model),
         "limit": args.limit,
-        **evaluate_blimp(model, tokenizer, pairs, device=device),
+        **evaluate_blimp(model, tokenizer, pairs),
     }
     # The report and the model card read the scores from this file.
     run = Path(args.model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bertds.display.words import count
 from bertds.errors import EXIT_OK
 from bertds.pretrained.extend_vocabulary import extend
 from bertds.pretrained.output_folder import check_output
@@ -41,8 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     added, unsplit = extend(
         args.model, args.out, words=args.words, vocab=args.vocab, overwrite=args.overwrite
     )
-    print(
-        f"wrote {args.out}: {added:,} new tokens; {unsplit:,} of them could not be split into "
-        "known tokens and start from the embedding of [UNK]"
-    )
+    text = f"wrote {args.out}: {count(added, 'new token')}"
+    if unsplit:
+        text += (
+            f"; {count(unsplit, 'token')} that the old vocabulary cannot split got the embedding "
+            "of [UNK]"
+        )
+    print(text)
     return EXIT_OK

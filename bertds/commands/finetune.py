@@ -172,9 +172,9 @@ def _check_use(args: argparse.Namespace, given: set[str]) -> None:
         )
     refuse_idle(given, {"mnli_data": ("mnli_first",)})
     for_task = {
-        "text_column": ("text-classification",),
-        "pair_column": ("text-classification",),
-        "label_column": ("text-classification",),
+        **dict.fromkeys(
+            ("text_column", "pair_column", "label_column", "regression"), ("text-classification",)
+        ),
         "null_threshold": ("squad_v2",),
     }
     whole_suite = ("train", "dev", "test", "mnli_data") if args.task == "glue" else ()
@@ -211,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run_suite(args: argparse.Namespace, is_main: bool) -> dict[str, Any]:
-    from bertds.finetune.glue_suite import present_tasks, run_suite
+    from bertds.finetune.glue_suite import MNLI_FIRST, present_tasks, run_suite
 
     if not args.data:
         raise ConfigError("--task glue requires --data: the folder with the GLUE folders, or hub")
@@ -220,8 +220,8 @@ def _run_suite(args: argparse.Namespace, is_main: bool) -> dict[str, Any]:
         raise ConfigError(f"--mnli-first: no MNLI folder in {args.data}")
 
     def run_one(name: str, out: Path) -> dict[str, Any]:
-        mnli = args.out / "mnli" / "model"
-        start = _start(args, name, mnli)
+        from_mnli = args.mnli_first and name in MNLI_FIRST
+        start = str(args.out / "mnli" / "model") if from_mnli else args.model
         return _finetune(args, get_task(name), out, _data(args, name), start, once=True)
 
     return run_suite(names, args.out, run_one, is_main=is_main)
@@ -245,12 +245,6 @@ def _run_one(args: argparse.Namespace) -> dict[str, Any]:
         _finetune(args, get_task("mnli"), mnli, mnli_data, args.model, once=True)
         return _finetune(args, task, args.out, data, str(mnli / "model"))
     return _finetune(args, task, args.out, data, args.model)
-
-
-def _start(args: argparse.Namespace, name: str, mnli: Path) -> str:
-    from bertds.finetune.glue_suite import MNLI_FIRST
-
-    return str(mnli) if args.mnli_first and name in MNLI_FIRST else args.model
 
 
 def _data(args: argparse.Namespace, name: str, data: str | None = None) -> DataOptions:
@@ -286,10 +280,6 @@ def _finetune(
     from bertds.finetune.loop import TrainSettings
     from bertds.finetune.trials import RunOptions, earlier_results, finetune
 
-    if args.regression and task.name != "text-classification":
-        raise ConfigError(
-            f"--regression can only be used with --task text-classification, not with {task.name}"
-        )
     rates = tuple(args.learning_rate or task.learning_rates)
     # A DeepSpeed JSON states one learning rate, which replaces the grid of the task.
     if args.deepspeed_config and not args.learning_rate:

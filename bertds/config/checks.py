@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bertds.config.keys import all_keys
+from bertds.config.keys import all_keys, field_of
 from bertds.config.ranges import range_of
 from bertds.config.recipe import Config, DataConfig, ModelConfig, ScheduleConfig
 from bertds.config.row_settings import ImpossibleRows
@@ -18,29 +18,35 @@ def _require(condition: bool, message: str) -> None:
 
 def check(config: Config) -> None:
     """Refuse values and combinations that cannot work, naming key, value and remedy."""
-    model, data, schedule = config.model, config.data, config.schedule
-    # Ranges of single values.
+    _check_ranges(config)
+    _check_model(config.model, config.data)
+    _check_rows(config.data)
+    _check_together(config)
+    _check_urls(config)
+    _check_schedule(config.schedule)
+    _check_mask_rate(config.data)
+
+
+def _check_ranges(config: Config) -> None:
     for key in all_keys():
         section, name = key.split(".", 1)
-        value = getattr(getattr(config, section), "from_" if name == "from" else name)
+        value = getattr(getattr(config, section), field_of(name))
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             problem = range_of(key).problem(value)
             _require(not problem, f"{key}={value} {problem}")
+
+
+def _check_model(model: ModelConfig, data: DataConfig) -> None:
+    """Refuse an architecture that cannot be built, or cannot read the rows."""
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         probability = getattr(model, name)
         _require(probability < 1, f"model.{name}={probability} drops everything; use less than 1")
-    # An average with a decay of 1 keeps the initial weights for ever.
-    _require(
-        schedule.ema_decay < 1,
-        f"schedule.ema_decay={schedule.ema_decay} would never change the average; it must be less "
-        "than 1",
-    )
     _require(
         model.hidden_size % model.num_attention_heads == 0,
         f"model.hidden_size={model.hidden_size} must be a multiple of "
         f"model.num_attention_heads={model.num_attention_heads}",
     )
-    check_style(model)
+    _check_style(model)
     # Without data, this is the architecture of a checkpoint, which may be used in other ways.
     segments = 2 if model.style == "bert" and data.path and data.pairs != "none" else 1
     _require(
@@ -48,34 +54,31 @@ def check(config: Config) -> None:
         f"model.type_vocab_size={model.type_vocab_size}, but rows with data.pairs={data.pairs} "
         "have 2 segments; set model.type_vocab_size=2 or data.pairs=none",
     )
-    # Rows must fit into the model, and have room for two segments.
     _require(
         data.sequence_length <= model.max_position_embeddings,
         f"data.sequence_length={data.sequence_length} exceeds model.max_position_embeddings="
         f"{model.max_position_embeddings}; raise the latter",
     )
     _require(
-        data.sequence_length >= 8,
-        f"data.sequence_length={data.sequence_length} leaves no room for two "
-        "segments; use 8 or more",
-    )
-    check_rows(data)
-    # Settings of the recipe that only work together.
-    _require(
         data.pairs != "none" or not model.next_sentence,
         "model.next_sentence=true needs pairs, but data.pairs=none; change one of them",
     )
+
+
+def _check_together(config: Config) -> None:
+    """Refuse ways to compute that need other settings: constant shapes, compiled layers."""
+    run, data = config.run, config.data
     _require(
-        not config.run.cuda_graphs or data.pack_tokens > 0,
+        not run.cuda_graphs or data.pack_tokens > 0,
         "run.cuda_graphs=true requires constant shapes; set data.pack_tokens",
     )
     _require(
-        not config.run.fp8 or (data.pack_tokens > 0 and data.pack_tokens % 16 == 0),
+        not run.fp8 or (data.pack_tokens > 0 and data.pack_tokens % 16 == 0),
         "run.fp8=true requires a number of tokens that is a multiple of 16; set "
         f"data.pack_tokens, found {data.pack_tokens}",
     )
     _require(
-        not config.run.fp8 or config.run.compile is not False,
+        not run.fp8 or run.compile is not False,
         "run.fp8=true with run.compile=false: without compilation, FP8 conversions cost more "
         "time than FP8 products save; set run.compile=auto",
     )
@@ -85,10 +88,11 @@ def check(config: Config) -> None:
         f"data.sequence_length={data.sequence_length}; use approximately the number of rows per "
         "micro batch times their mean length",
     )
-    # Paths and URLs.
-    check_urls(config)
+
+
+def _check_schedule(schedule: ScheduleConfig) -> None:
+    # Warm-up is given in steps or as a share; steps do not fit a schedule by the clock.
     _require(
-        # Warmup can be given in steps or as a share, and steps do not fit a schedule by the clock.
         schedule.warmup_steps is None or schedule.warmup_ratio is None,
         f"schedule.warmup_steps={schedule.warmup_steps} and schedule.warmup_ratio="
         f"{schedule.warmup_ratio} are both set; keep one (null unsets the other)",
@@ -115,14 +119,27 @@ def check(config: Config) -> None:
         "schedule.decay=exponential counts steps (schedule.decay_every_steps), but "
         "schedule.clock_hours follows the clock; use polynomial, cosine or sqrt",
     )
-    check_decay(schedule, horizon)
-    # Ramps of the batch size and the masking rate are complete or absent.
+    _check_decay(schedule, horizon)
+    _require(
+        schedule.warmup_steps is None or schedule.warmup_steps <= horizon,
+        f"schedule.warmup_steps={schedule.warmup_steps} exceeds schedule.total_steps="
+        f"{horizon}; lower it",
+    )
     _require(
         (schedule.batch_from is None) == (schedule.batch_ramp_steps == 0),
         f"schedule.batch_from={schedule.batch_from} and "
         f"schedule.batch_ramp_steps={schedule.batch_ramp_steps} must be set together; set both or "
         "neither",
     )
+    # An average with a decay of 1 keeps the initial weights for ever.
+    _require(
+        schedule.ema_decay < 1,
+        f"schedule.ema_decay={schedule.ema_decay} would never change the average; it must be less "
+        "than 1",
+    )
+
+
+def _check_mask_rate(data: DataConfig) -> None:
     _require(
         data.masked_lm_prob_end is None or 0 < data.masked_lm_prob_end < 1,
         f"data.masked_lm_prob_end={data.masked_lm_prob_end} must be between 0 and 1",
@@ -131,16 +148,9 @@ def check(config: Config) -> None:
         data.masked_lm_prob_steps is None or data.masked_lm_prob_end is not None,
         f"data.masked_lm_prob_steps={data.masked_lm_prob_steps} needs data.masked_lm_prob_end",
     )
-    # A warmup longer than the schedule would never reach the peak.
-    if schedule.warmup_steps is not None:
-        _require(
-            schedule.warmup_steps <= horizon,
-            f"schedule.warmup_steps={schedule.warmup_steps} exceeds schedule.total_steps="
-            f"{horizon}; lower it",
-        )
 
 
-def check_urls(config: Config) -> None:
+def _check_urls(config: Config) -> None:
     """Refuse a URL where a local folder is required, and a URL with credentials."""
     for key, value in (("run.dir", config.run.dir), ("data.cache_dir", config.data.cache_dir)):
         _require(
@@ -179,8 +189,13 @@ def check_urls(config: Config) -> None:
     )
 
 
-def check_rows(data: DataConfig) -> None:
+def _check_rows(data: DataConfig) -> None:
     """Refuse row settings that are out of range, and name them by their keys."""
+    _require(
+        data.sequence_length >= 8,
+        f"data.sequence_length={data.sequence_length} leaves no room for two "
+        "segments; use 8 or more",
+    )
     try:
         data.rows  # noqa: B018
     except ImpossibleRows as error:
@@ -190,7 +205,7 @@ def check_rows(data: DataConfig) -> None:
         raise ConfigError(f"{key}={error.found}: allowed: {allowed}") from error
 
 
-def check_decay(schedule: ScheduleConfig, horizon: int) -> None:
+def _check_decay(schedule: ScheduleConfig, horizon: int) -> None:
     """Refuse a final decay that contradicts the rest of the schedule."""
     steps, ratio = schedule.decay_steps, schedule.decay_ratio
     if steps is None and ratio is None:
@@ -222,7 +237,7 @@ def check_decay(schedule: ScheduleConfig, horizon: int) -> None:
     )
 
 
-def check_style(model: ModelConfig) -> None:
+def _check_style(model: ModelConfig) -> None:
     """Refuse settings that the modern encoder does not support."""
     if model.style != "modern":
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from keyword import iskeyword
 from typing import Any, get_type_hints
 
 from bertds.config.recipe import Config
@@ -12,6 +13,11 @@ from bertds.config.recipe import Config
 def key_of(name: str) -> str:
     """Return the YAML key of a field name (``from_`` is ``from``)."""
     return name.rstrip("_")
+
+
+def field_of(key: str) -> str:
+    """Return the field name of a YAML key: the inverse of :func:`key_of`."""
+    return f"{key}_" if iskeyword(key) else key
 
 
 def all_keys() -> dict[str, Any]:

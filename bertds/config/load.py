@@ -26,7 +26,7 @@ import yaml
 
 from bertds.config.checks import check
 from bertds.config.describe import describe_type
-from bertds.config.keys import all_keys, key_of
+from bertds.config.keys import all_keys, field_of, key_of
 from bertds.config.locate import find_recipe
 from bertds.config.other_names import IN_JSON, suggestion
 from bertds.config.recipe import Config
@@ -188,13 +188,13 @@ def load_config(
                     if section in sections
                     else f"; the sections are {', '.join(sorted(sections))}"
                 )
-            raise ConfigError(f"{origins[key]}unknown key {key}{hint}")
+            origin = origins[key].replace("--set ", "--set: ")
+            raise ConfigError(f"{origin}unknown key {key}{hint}")
         section, name = key.split(".", 1)
-        attribute = "from_" if name == "from" else name
         value = _coerce(value, known[key], f"{origins[key]}{key}")
         if key in PATH_KEYS:
             value = os.path.expanduser(str(value))
-        built[section][attribute] = value
+        built[section][field_of(name)] = value
     # Build the sections, then check combinations of values.
     hints = get_type_hints(Config)
     config = Config(**{name: hints[name](**values) for name, values in built.items()})
@@ -307,13 +307,3 @@ def _check_text(text: str, key: str) -> None:
             f"{key}={text!r} is not UTF-8 text; use other characters, or set PYTHONUTF8=1 if the "
             "locale is not UTF-8"
         )
-
-
-def flatten(nested: dict[str, Any]) -> dict[str, Any]:
-    """Return ``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
-    return {
-        f"{section}.{key}": value
-        for section, values in nested.items()
-        if isinstance(values, dict)
-        for key, value in values.items()
-    }

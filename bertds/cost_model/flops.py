@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+from bertds.config.padded_vocabulary import padded_vocabulary
 from bertds.config.ramps import BatchRamp, MaskRate
 from bertds.config.recipe import Config, ModelConfig
 
@@ -48,11 +49,6 @@ def seen_tokens(model: ModelConfig, layer: int, length: float) -> float:
     if model.style == "modern" and layer % model.global_attn_every_n_layers:
         return min(length, model.local_attention + 1.0)
     return length
-
-
-def padded_vocabulary(vocab_size: int) -> int:
-    """Return the rows of the word table: those of the model's function, which needs torch."""
-    return -(-vocab_size // 64) * 64
 
 
 def parameter_count(model: ModelConfig, vocab_size: int) -> int:

@@ -75,6 +75,10 @@ class Hardware:
     source: str
     """The source of the other figures."""
 
+    def peak(self, precision: str) -> float:
+        """Return the peak in a precision of the DeepSpeed JSON, in operations per second."""
+        return self.peak_full if precision == "fp32" else self.peak_half
+
 
 def table(extra: Path | None = None) -> dict[str, Hardware]:
     """Return the known GPUs by name: those of the package, then those of a file of the user.
@@ -201,9 +205,7 @@ def kind_of(device_name: str) -> Hardware | None:
 def peak_of(device_name: str, precision: str) -> float | None:
     """Return the peak of a device by its driver's name, in operations per second, or None."""
     found = kind_of(device_name)
-    if found is None:
-        return None
-    return found.peak_full if precision == "fp32" else found.peak_half
+    return None if found is None else found.peak(precision)
 
 
 def device_peak(device_type: str, precision: str) -> float | None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
+from bertds.config.padded_vocabulary import padded_vocabulary
 from bertds.config.recipe import ModelConfig
-from bertds.cost_model.flops import padded_vocabulary, parameter_count
+from bertds.cost_model.flops import parameter_count
 
 GPU_BASE = 1.2 * 2**30
 """CUDA context, cuBLAS and NCCL buffers of one process."""
 CPU_BASE = 0.3 * 2**30
 """Python, torch and DeepSpeed when loaded, without pages of files: 0.25 GiB measured
-(own_memory.py), and an assumed amount for the process group and the loader's threads."""
+(system/memory.py), and an assumed amount for the process group and the loader's threads."""
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "autocast": 2}
 FRAGMENTS = {True: 0.13, False: 0.05}
 """Fraction that the allocator holds in addition to requests, on CPU and on GPU. CPU: fitted to the
@@ -68,6 +69,16 @@ class Shape:
         """Tokens of a micro batch, fillers included."""
         real = self.micro_batch * self.tokens_per_row
         return ceil(real / self.packed) * self.packed if self.packed else real
+
+    @property
+    def is_half(self) -> bool:
+        """Whether weights are in bf16 or fp16; autocast keeps them in float32."""
+        return self.precision in ("bf16", "fp16")
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes per element of the weights and of a micro batch's gradients."""
+        return 2 if self.is_half else 4
 
     @property
     def uses_bf16_wrapper(self) -> bool:
@@ -202,9 +213,7 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
     """
     count = parameter_count(shape.model, shape.vocab_size)
     ranks, stage = shape.world_size, shape.stage
-    low = shape.precision in ("bf16", "fp16")
-    size = BYTES[shape.precision] if low else 4
-    sums = shape.sums
+    size, sums = shape.weight_bytes, shape.sums
     # Weights and gradients, as the ZeRO stage partitions them.
     weights = count * size / (ranks if stage == 3 else 1)
     if stage >= 2:
@@ -217,10 +226,10 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
         # Sums of another dtype exist in addition to the gradients of the micro batch.
         gradients = count * (size + (sums if sums != size else 0))
     # Master weights and both moments in float32; at stage 0 in fp32 the weights are the masters.
-    states = count * (12 if stage >= 1 or low else 8) / (ranks if stage >= 1 else 1)
+    states = count * (12 if stage >= 1 or shape.is_half else 8) / (ranks if stage >= 1 else 1)
     # A float32 copy of the gradient partition; sums in float32 at stages 1 and 2 need none, and an
     # offloaded optimizer always has one.
-    in_float32 = low and sums == 4 and stage < 3
+    in_float32 = shape.is_half and sums == 4 and stage < 3
     step = 0.0 if stage == 0 or in_float32 or shape.offload else count * 4 / ranks
     if shape.average:
         states += count * 4 / (ranks if stage >= 1 else 1)

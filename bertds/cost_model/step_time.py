@@ -90,8 +90,13 @@ def muon_flops(model: ModelConfig) -> float:
     A matrix of r rows and c >= r columns takes 4 r r c + 2 r r r per iteration.
     """
     h, wide = model.hidden_size, model.intermediate_size
-    square, long = 6.0 * h**3, 4.0 * h * h * wide + 2.0 * h**3
-    return 5 * model.num_hidden_layers * (4 * square + 2 * long)
+    if model.style == "modern":  # joined: queries, keys and values; both halves of the gate
+        layer = [(3 * h, h), (h, h), (2 * wide, h), (h, wide)]
+    else:
+        layer = [(h, h)] * 4 + [(wide, h), (h, wide)]
+    heads = [(h, h)] * (2 if model.next_sentence else 1)  # the masked-LM head's, and the pooler
+    shapes = map(sorted, [*layer * model.num_hidden_layers, *heads])
+    return 5.0 * sum(4 * r * r * c + 2 * r**3 for r, c in shapes)
 
 
 def micro_batch_bytes(count: float, precision: str) -> float:
@@ -110,10 +115,7 @@ def bytes_sent(shape: Shape, accumulation: int) -> tuple[float, float]:
     vector. Stage 2 reduces each micro batch, stage 3 also gathers the weights twice for each.
     """
     ranks = shape.world_size
-    low = shape.precision in ("bf16", "fp16")
-    vector: float = parameter_count(shape.model, shape.vocab_size) * (
-        BYTES[shape.precision] if low else 4
-    )
+    vector: float = parameter_count(shape.model, shape.vocab_size) * shape.weight_bytes
     vector *= (ranks - 1) / ranks
     reduced = vector * (accumulation if shape.stage >= 2 else 1)
     gathered = vector * (2 * accumulation if shape.stage == 3 else 1)
@@ -148,9 +150,7 @@ def step_time(
     )
     flops = per_row * shape.micro_batch * accumulation
     if rate is None:
-        half = shape.precision != "fp32"
-        peak = hardware.peak_half if half else hardware.peak_full
-        rate = peak * efficiency(hardware, shape.sequence_length)
+        rate = hardware.peak(shape.precision) * efficiency(hardware, shape.sequence_length)
         rate *= micro_batch_share(shape.micro_batch * shape.tokens_per_row, shape.on_cpu)
         rate *= 1.0 if shape.on_cpu else width_share(model.hidden_size)
     again = 4 / 3 if model.activation_checkpointing == "full" else 1.0

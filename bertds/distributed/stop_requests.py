@@ -18,8 +18,7 @@ from types import FrameType
 
 from bertds.distributed.rank_info import has_launcher
 from bertds.errors import EXIT_INTERRUPTED
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+from bertds.system.early_stop import STOP_SIGNALS
 
 
 class StopRequests:
@@ -47,9 +46,9 @@ class StopRequests:
     def listen(self) -> StopRequests:
         """Install the signal handlers (main thread only)."""
         for number in STOP_SIGNALS:
-            signal.signal(number, self._on_signal)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
-            signal.signal(signal.SIGHUP, self._on_signal)
+            under_nohup = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+            if not under_nohup:
+                signal.signal(number, self._on_signal)
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -98,7 +97,7 @@ class StopRequests:
         Python restores the default of a handled SIGUSR1 during shutdown, so that a late one would
         kill a run that has already finished its work.
         """
-        for number in (*STOP_SIGNALS, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 

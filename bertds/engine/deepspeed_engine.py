@@ -25,15 +25,13 @@ import torch.distributed as dist
 from bertds.config.batch_plan import BatchPlan
 from bertds.data.rng import WORD, random_u64
 from bertds.distributed.device_timer import DeviceClock
-from bertds.distributed.rank_info import RankInfo
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.loss_scaling import LossScaling
 from bertds.engine.process_group import end_processes
 from bertds.engine.state_pieces import Piece, Reader, collect_pieces, restore_pieces
 from bertds.engine.updates import Updates
 from bertds.engine.weight_average import WeightAverage
-from bertds.engine.wrap import wrap
-from bertds.engine.zero_layout import DeepSpeedObject, Layout
+from bertds.engine.wrap import Wrapped, wrap
 from bertds.errors import BertdsError
 from bertds.model.batch_calls import HasModelInputs
 from bertds.optim.lamb import ShardedLamb
@@ -49,33 +47,24 @@ class Engine:
     All methods are collective, except those that only return plain numbers.
     """
 
-    def __init__(
-        self,
-        deepspeed_engine: DeepSpeedObject,
-        optimizer: torch.optim.Optimizer,
-        layout: Layout,
-        settings: DeepSpeedSettings,
-        batch: BatchPlan,
-        place: RankInfo,
-        device: torch.device,
-    ) -> None:
-        self._engine = deepspeed_engine
-        self._optimizer = optimizer
-        self._layout = layout
-        self.rank = place.rank
-        self.world_size = place.world_size
+    def __init__(self, wrapped: Wrapped, settings: DeepSpeedSettings, batch: BatchPlan) -> None:
+        self._engine = wrapped.engine
+        self._optimizer = wrapped.optimizer
+        self._layout = wrapped.layout
+        self.rank = wrapped.place.rank
+        self.world_size = wrapped.place.world_size
         self.settings = settings
         self.batch = batch
         """The batch plan."""
-        self.device = device
+        self.device = wrapped.device
         """The device on which micro batches must be."""
-        self.forward_clock = DeviceClock(device)
-        self.backward_clock = DeviceClock(device)
+        self.forward_clock = DeviceClock(self.device)
+        self.backward_clock = DeviceClock(self.device)
         self._average: WeightAverage | None = None
         self._updates = Updates(
-            deepspeed_engine, optimizer, layout, settings.gradient_clipping, device
+            self._engine, self._optimizer, self._layout, settings.gradient_clipping, self.device
         )
-        self._scaling = LossScaling(deepspeed_engine, settings.precision)
+        self._scaling = LossScaling(self._engine, settings.precision)
 
     @classmethod
     def create(
@@ -99,15 +88,7 @@ class Engine:
             BertdsError: the processes did not meet, or an operator could not be compiled.
         """
         wrapped = wrap(model, settings, batch_plan, seed)
-        engine = cls(
-            wrapped.engine,
-            wrapped.optimizer,
-            wrapped.layout,
-            settings,
-            batch_plan,
-            wrapped.place,
-            wrapped.device,
-        )
+        engine = cls(wrapped, settings, batch_plan)
         exact = wrapped.exact
         if exact is not None:
             engine.load_pieces(

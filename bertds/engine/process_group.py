@@ -24,7 +24,7 @@ from bertds.distributed.rank_info import RankInfo, find_rank_info
 from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError, ConfigError
 from bertds.system.fault_points import reached
-from bertds.system.start_up import loading
+from bertds.system.start_up import paused_collector
 
 MEETING_SECONDS = 600.0
 """How long processes wait for each other by default, in seconds."""
@@ -36,7 +36,8 @@ def import_deepspeed(log_level: str | None = None) -> ModuleType:
     """Import DeepSpeed without its messages, and with the right accelerator."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    with warnings.catch_warnings(), loading("deepspeed"):
+    # The model exists already: `loading` would keep it, and its engine, after the run.
+    with warnings.catch_warnings(), paused_collector():
         warnings.simplefilter("ignore")
         import deepspeed
         import deepspeed.ops

@@ -18,7 +18,7 @@ from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import load_deepspeed_json
 from bertds.errors import BertdsError
 from bertds.finetune.features import IGNORED, Example, collate, scored_terms
-from bertds.finetune.loop import HeadOutput, TrainSettings, to_device
+from bertds.finetune.loop import HeadOutput, TrainSettings, mean_loss, to_device
 
 _PREFIX = "model."
 
@@ -45,10 +45,9 @@ class _WithLoss(nn.Module):
         self.model = model
 
     def forward(self, **arguments: torch.Tensor) -> object:
-        output = self.model(**arguments)
-        if getattr(output, "loss", None) is None:
-            return output
-        total = output.loss.float() * _scored(arguments)
+        if not arguments.keys() & {"labels", "start_positions"}:
+            return self.model(**arguments)
+        total = mean_loss(self.model, arguments).float() * _scored(arguments)
         return _Loss(total, torch.zeros_like(total))
 
 

@@ -14,7 +14,7 @@ from bertds.finetune.readers.conll import (
     read_ner_jsonl,
     unseen_types,
 )
-from bertds.finetune.readers.squad import read_squad
+from bertds.finetune.readers.squad import read_squad, refuse_unanswerable
 from bertds.finetune.readers.text import read_glue_tsv, read_own
 from bertds.finetune.records import BadRows, Sentence, extension, find_file
 from bertds.finetune.sampling import check_labels, limit_of, sample_rows
@@ -113,13 +113,8 @@ def _read_all(task: Task, path: Path, split: str, options: DataOptions, data: Ta
     if task.kind == "qa":
         questions, bad = read_squad(path, split=split)
         data.left_out += bad.summary()
-        # Version 1.1 has an answer for every question; its scoring would fail without one.
-        unanswerable = next((q.id for q in questions if not q.answers), None)
-        if unanswerable is not None and task.name == "squad" and split != "test":
-            raise DataError(
-                f"{path}: the question {unanswerable!r} has no answer, as in SQuAD 2.0; use "
-                "--task squad_v2"
-            )
+        if task.name == "squad" and split != "test":
+            refuse_unanswerable(questions, path)
         return questions
     if task.kind == "ner":
         return _read_ner(path, split, data)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 
 from bertds.errors import BertdsError
 from bertds.finetune.features import Batching, Example, collate, epoch_batches, scored_terms
@@ -46,7 +47,6 @@ class TrainReport:
 
     steps: int
     seconds: float
-    rows: int
     last_loss: float
     """Mean loss of the last 10% of the steps."""
 
@@ -111,7 +111,7 @@ class TorchStepper:
         self._model.train()
         batch = to_device(collate(examples, self._pad_id), self.device)
         with autocast(self.device, self._settings.precision):
-            loss = self._model(**batch).loss
+            loss = mean_loss(self._model, batch)
         loss.backward()
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -137,6 +137,25 @@ class TorchStepper:
         """Return a copy of all weights; see :class:`Stepper`."""
         state = self._model.state_dict()
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+
+
+def mean_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the mean loss of a batch with targets: transformers', except that of spans.
+
+    transformers' loss of a span counts padding as possible positions, and would thus depend on the
+    rows that share a forward pass, on the micro batch and on the number of processes.
+    """
+    if "start_positions" not in batch:
+        loss: torch.Tensor = model(**batch).loss
+        return loss
+    targets = (batch["start_positions"], batch["end_positions"])
+    output = model(**{name: batch[name] for name in batch if not name.endswith("_positions")})
+    padding = batch["attention_mask"] == 0
+    start, end = (
+        F.cross_entropy(logits.float().masked_fill(padding, -torch.inf), target)
+        for logits, target in zip((output.start_logits, output.end_logits), targets, strict=True)
+    )
+    return (start + end) / 2
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -181,8 +200,7 @@ def train(stepper: Stepper, examples: Sequence[Example], settings: TrainSettings
             if len(losses) == total:
                 break
     tail = losses[-max(1, total // 10) :]
-    rows_seen = round(settings.epochs * len(examples))
-    return TrainReport(total, time.perf_counter() - began, rows_seen, sum(tail) / len(tail))
+    return TrainReport(total, time.perf_counter() - began, sum(tail) / len(tail))
 
 
 def predict(

@@ -67,7 +67,6 @@ class Question:
     context: str
     answers: list[tuple[str, int]]
     """Texts and their character offsets; empty for an unanswerable question."""
-    title: str = ""
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ import torch
 
 from bertds import __version__
 from bertds.data.vocabulary_file import VOCAB, vocabulary_file
+from bertds.display.words import count
 from bertds.distributed.rank_info import find_rank_info
 from bertds.errors import ConfigError
 from bertds.finetune.load import load_task
@@ -249,12 +250,12 @@ class _Runner:
             scores[encoded.split.name] = score(task, encoded.split, predicted)
         main = scores[self.scored[0].split.name].get(task.main_metric, 0.0)
         log.info(
-            "%s, learning rate %g, seed %d: %s (%d steps, %.0f s)",
+            "%s, learning rate %g, seed %d: %s (%s, %.0f s)",
             task.name,
             learning_rate,
             seed,
             in_words(scores, task.metrics),
-            report.steps,
+            count(report.steps, "step"),
             report.seconds,
         )
         # Keep the weights of the best trial only: one copy on the CPU instead of one per trial.

@@ -122,7 +122,7 @@ class BertForPreTraining(TakesBatches):
     Parameters are named as in transformers' ``BertForPreTraining``. Without next-sentence
     prediction they are those of ``BertForMaskedLM``, without pooler and ``cls.seq_relationship``.
     The word embeddings and the masked-LM bias have more rows than the vocabulary, see
-    ``embeddings.padded_vocabulary``; these rows are zero and remain zero.
+    ``padded_vocabulary``; these rows are zero and remain zero.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:

@@ -32,15 +32,11 @@ def dropout_noise(like: Tensor, probability: float) -> Tensor:
     return kept.to(like.dtype).mul_(_LEVELS / (_LEVELS - dropped_levels))
 
 
-def _compiling() -> bool:
-    return torch.compiler.is_compiling()
-
-
 def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
     """Return ``values`` with each element dropped with ``probability`` while training."""
     if not training or probability == 0.0:
         return values
-    if _compiling():
+    if torch.compiler.is_compiling():
         return F.dropout(values, probability)  # the compiler fuses it into its own loop
     if values.device.type != "cpu":
         return torch.native_dropout(values, probability, True)[0]  # one kernel each way
@@ -51,6 +47,7 @@ def dropout_add(values: Tensor, residual: Tensor, probability: float, training: 
     """Return ``residual + dropout(values)``."""
     if not training or probability == 0.0:
         return residual + values
-    if values.device.type != "cpu" or values.dtype != residual.dtype or _compiling():
+    by_torch = values.device.type != "cpu" or torch.compiler.is_compiling()
+    if by_torch or values.dtype != residual.dtype:
         return residual + dropout(values, probability, training)
     return torch.addcmul(residual, values, dropout_noise(values, probability))

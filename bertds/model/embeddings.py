@@ -8,16 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bertds.config.padded_vocabulary import padded_vocabulary
 from bertds.config.recipe import ModelConfig
 from bertds.model.dropout import dropout
-
-VOCABULARY_MULTIPLE = 64
-"""The word embeddings are padded to a multiple of this number of rows, for faster products."""
-
-
-def padded_vocabulary(vocab_size: int) -> int:
-    """Return the number of rows of the word embeddings inside the model."""
-    return -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
 class Embeddings(nn.Module):

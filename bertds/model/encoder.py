@@ -18,13 +18,16 @@ from bertds.model.attention import Attention, Joined, SublayerOutput
 from bertds.model.attention_kernels import kernel_of_pass
 from bertds.model.row_layout import RowLayout
 
+GELU_FORMS = {"gelu": "none", "gelu_new": "tanh"}
+"""``model.hidden_act`` -> torch's name of the form: exact (erf), or the tanh approximation."""
+
 
 class Gelu(nn.Module):
-    """GELU: the exact erf form ("gelu") or its tanh approximation ("gelu_new")."""
+    """GELU, in the form that ``model.hidden_act`` names."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.approximate = {"gelu": "none", "gelu_new": "tanh"}[kind]
+        self.approximate = GELU_FORMS[kind]
 
     def forward(self, values: Tensor) -> Tensor:
         """Apply it to each element."""

@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 
 from bertds.model.attention import side_by_side
 from bertds.model.bert import BertForPreTraining
-from bertds.model.encoder import EncoderLayer
+from bertds.model.encoder import GELU_FORMS, EncoderLayer
 from bertds.model.kernels.add_norm import add_norm, add_norm_backward, draw_keys
 from bertds.model.kernels.column_sums import finish_sums, gelu_backward, join_gradients
 from bertds.model.kernels.long_rows import (
@@ -350,7 +350,7 @@ def fuse_layers(model: BertForPreTraining, longest_own: int = LONGEST_OWN_ROW) -
         attention_dropout_p=config.attention_probs_dropout_prob,
         hidden_dropout_p=config.hidden_dropout_prob,
         eps=config.layer_norm_eps,
-        approximate={"gelu": "none", "gelu_new": "tanh"}[config.hidden_act],
+        approximate=GELU_FORMS[config.hidden_act],
         longest_own=longest_own if head_width in HEAD_WIDTHS else 0,
     )
     layers = list(model.encoder_layers())

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bertds.config.padded_vocabulary import padded_vocabulary
 from bertds.config.recipe import ModelConfig
-from bertds.model.embeddings import padded_vocabulary
 from bertds.model.encoder import Gelu
 from bertds.model.losses import linear_cross_entropy
 

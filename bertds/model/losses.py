@@ -135,7 +135,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.dtypes = (hidden_MH.dtype, weight_VH.dtype, bias_V.dtype)
         loss_sum = hidden_MH.new_zeros((), dtype=torch.float32)
         correct = labels_M.new_zeros(())
-        with_gradient = sizes.with_gradient
         score = _score_by_kernel if kernels_run_on(hidden_MH.device.type) else _score_by_operators
         # The products run in autocast's dtype, chosen here because autograd functions bypass
         # autocast.
@@ -158,7 +157,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     bias_grad = _add_up(bias_grad, found.bias_grad_V, torch.float32)
         ctx.gradients = None
         # Kept for the backward pass: the gradients of the three inputs for a loss gradient of 1.
-        if with_gradient:
+        if sizes.with_gradient:
             if weight_grad is None or bias_grad is None:  # no masked token at all
                 weight_grad, bias_grad = torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
             whole = len(hidden_grads) == 1

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bertds.config.padded_vocabulary import padded_vocabulary
 from bertds.config.recipe import ModelConfig
 from bertds.model.attention_kernels import attend, kernel_of_pass
 from bertds.model.batch_calls import TakesBatches
 from bertds.model.bert import PreTrainingOutput, nothing, score_words
 from bertds.model.dropout import dropout, dropout_add
-from bertds.model.embeddings import Rotation, padded_vocabulary, rotate, rotation
+from bertds.model.embeddings import Rotation, rotate, rotation
 from bertds.model.encoder import Gelu
 from bertds.model.heads import Decoder, WordScores
 from bertds.model.row_layout import RowLayout, arrange
@@ -103,7 +104,7 @@ class ModernLayer(nn.Module):
         self.mlp = ModernMLP(config)
 
     def forward(self, hidden_TH: Tensor, layout: RowLayout, turn: Rotation) -> Tensor:
-        """Return [T, H]."""
+        """Return [T, H]; ``compile_layers`` replaces this method, and compiles :meth:`compute`."""
         return self.compute(hidden_TH, layout, turn)
 
     def compute(self, hidden_TH: Tensor, layout: RowLayout, turn: Rotation) -> Tensor:
@@ -180,7 +181,7 @@ class ModernBertForMaskedLM(TakesBatches):
     """The modern encoder with its masked-LM head; same arguments and result as BERT.
 
     The word embeddings and the vocabulary's bias have more rows than the vocabulary, see
-    ``embeddings.padded_vocabulary``; these rows are zero and remain zero.
+    ``padded_vocabulary``; these rows are zero and remain zero.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:

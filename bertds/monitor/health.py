@@ -78,6 +78,11 @@ def findings(lines: Sequence[dict[str, Any]]) -> list[Finding]:
     return [one for one in found if one is not None]
 
 
+def rank_name(rank: int, host: str, gpu: int | None) -> str:
+    """Return a rank with its place: ``rank 3 (GPU 1 of node7)``."""
+    return f"rank {rank} ({'' if gpu is None else f'GPU {gpu} of '}{host})"
+
+
 def _frequencies(held_out: list[dict[str, Any]]) -> Finding | None:
     """Return a finding if the held-out loss is not better than word frequencies."""
     stuck = []
@@ -205,10 +210,10 @@ def _slow_ranks(lines: list[dict[str, Any]]) -> Finding | None:
     slow = lines[-1].get("slow_ranks")
     if not slow:
         return None
-    named = []
-    for rank in slow:
-        gpu = "" if rank["gpu"] is None else f"GPU {rank['gpu']} of "
-        named.append(f"rank {rank['rank']} ({gpu}{rank['host']}) by {rank['slower']:.0%}")
+    named = [
+        f"{rank_name(rank['rank'], rank['host'], rank['gpu'])} by {rank['slower']:.0%}"
+        for rank in slow
+    ]
     return Finding(
         f"slow rank {slow[0]['rank']}",
         f"slower than the other ranks in the last steps: {', '.join(named)}",

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -135,25 +137,22 @@ class Metrics:
 
     def window(self) -> list[float]:
         """Return the unfinished window's global sums, for a checkpoint. Collective."""
-        return self._gather()
+        totals = self.engine.global_sums(self.sums.take()).tolist()
+        self._carried = [a + b for a, b in zip(self._carried, totals)]
+        return list(self._carried)
 
     def restore_window(self, sums: list[float]) -> None:
         """Continue an unfinished window; an empty list starts a new one."""
         self._carried = list(sums) or [0.0] * len(RunningSums.NAMES)
 
-    def _gather(self) -> list[float]:
-        totals = self.engine.global_sums(self.sums.take())
-        self._carried = [a + b for a, b in zip(self._carried, list(map(float, totals)))]
-        return list(self._carried)
-
     def write_if_due(
-        self, state: TrainState, learning_rate: float, stall_seconds: float, *, last: bool = False
+        self, state: TrainState, learning_rate: float, stall_seconds: float, *, last: bool
     ) -> None:
         """Write a train line if the step is due, or if it is the run's last. Collective."""
         if state.step % self.every_steps and not last:
             return
         # The window ends here: sums over all ranks since the last line.
-        totals = self._gather()
+        totals = self.window()
         self._carried = [0.0] * len(RunningSums.NAMES)
         now = time.perf_counter()
         seconds, tokens = now - self._clock, state.tokens - self._tokens
@@ -204,20 +203,12 @@ class Metrics:
         for listener in self.listeners:
             listener.line(values)
 
-    def pause(self) -> _Pause:
+    @contextmanager
+    def pause(self) -> Iterator[None]:
         """Exclude the time of a ``with`` block (validation, saving) from the throughput."""
-        return _Pause(self)
-
-
-class _Pause:
-    def __init__(self, metrics: Metrics) -> None:
-        self.metrics = metrics
-
-    def __enter__(self) -> None:
-        self.begin = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.metrics._clock += time.perf_counter() - self.begin
+        began = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - began
 
 
 def _short(value: float | None) -> float | None:

@@ -12,7 +12,7 @@ from bertds.system.atomic_files import write_text
 FILE = "metrics.jsonl"
 
 
-def cut_after(path: Path, step: int, validated_step: int | None = None) -> None:
+def cut_after(path: Path, step: int, validated_step: int | None) -> None:
     """Remove lines of steps after ``step``, of a validation that is repeated, and broken lines."""
 
     def stays(line: dict[str, Any]) -> bool:

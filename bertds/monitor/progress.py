@@ -108,11 +108,9 @@ class TimeLeft:
 class ProgressLines:
     """Plain lines, for log files and pipes: train lines at most every few seconds."""
 
-    def __init__(
-        self, total_steps: int, left: TimeLeft | None = None, least_seconds: float = 5.0
-    ) -> None:
+    def __init__(self, left: TimeLeft, least_seconds: float = 5.0) -> None:
         self.least_seconds = least_seconds
-        self._left = left or TimeLeft(total_steps)
+        self._left = left
         self._last = 0.0
 
     def line(self, values: dict[str, Any]) -> None:
@@ -142,19 +140,13 @@ class ProgressBar:
     """
 
     def __init__(
-        self,
-        name: str,
-        total_steps: int,
-        left: TimeLeft | None = None,
-        console: Console | None = None,
-        *,
-        step: int = 0,
+        self, name: str, left: TimeLeft, console: Console | None = None, *, step: int = 0
     ) -> None:
         from rich.console import Console
         from rich.live import Live
 
         self.name = name
-        self._left = left or TimeLeft(total_steps)
+        self._left = left
         self._step = step
         self._facts = ["resuming" if step else "starting"]
         self._console = console or Console(stderr=True)

@@ -20,6 +20,7 @@ import torch
 
 from bertds.distributed.device_timer import DeviceClock, Lap
 from bertds.distributed.ranks import Ranks
+from bertds.monitor.health import rank_name
 from bertds.system.logs import log
 
 SLOWER = 0.10
@@ -101,7 +102,7 @@ class RankSpeed:
         for rank, slower in found.items():
             log.warning(
                 "%s takes %.0f%% longer than the other ranks for a matrix product",
-                self._name(rank),
+                rank_name(rank, **self._places[rank]),
                 100 * slower,
             )
 
@@ -167,11 +168,6 @@ class RankSpeed:
             {"rank": rank, **self._places[rank], "slower": round(slower, 3)}
             for slower, rank in sorted(found, reverse=True)[:SHOWN]
         ]
-
-    def _name(self, rank: int) -> str:
-        place = self._places[rank]
-        gpu = "" if place["gpu"] is None else f"GPU {place['gpu']} of "
-        return f"rank {rank} ({gpu}{place['host']})"
 
 
 def slow_ones(seconds: Sequence[float], limit: float) -> list[tuple[int, float]]:

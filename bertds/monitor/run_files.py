@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from bertds.config.load import lenient
+from bertds.display.words import count
 from bertds.errors import reason_of
 from bertds.system.json_fields import parse_json
 from bertds.system.yaml_text import load_yaml
@@ -34,6 +35,12 @@ class MetricLines:
     lines: list[dict[str, Any]] = field(default_factory=list)
     skipped: int = 0
     """Number of torn or malformed lines."""
+
+    @property
+    def problems(self) -> list[str]:
+        """One line for people if some lines were skipped."""
+        lost = count(self.skipped, "line")
+        return [f"metrics.jsonl: {lost} ignored (torn or malformed)"] if self.skipped else []
 
     @property
     def train(self) -> list[dict[str, Any]]:

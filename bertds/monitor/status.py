@@ -9,9 +9,9 @@ from typing import Any
 
 from bertds.config.load import load_config
 from bertds.data.vocabulary import vocabulary_size
-from bertds.display.words import count
 from bertds.errors import DataError, UserError
 from bertds.monitor.health import Finding, findings
+from bertds.monitor.metrics_file import FILE
 from bertds.monitor.remaining_time import later_phases, seconds_of, steps_by_clock
 from bertds.monitor.run_files import (
     Loss,
@@ -95,7 +95,7 @@ def read_status(run: Path) -> Status:
     problems: list[str] = []
     recipe = run / "config.yaml"
     config = read_recipe(recipe, problems) if recipe.is_file() else {}
-    file = run / "metrics.jsonl"
+    file = run / FILE
     metrics = read_metrics(file)
     lines, train = metrics.lines, metrics.train
     age = time.time() - file.stat().st_mtime if file.is_file() else 0.0
@@ -127,9 +127,7 @@ def read_status(run: Path) -> Status:
         state = "stopped" if lines or starts else "not started"
     # Files that cannot be read are reported, not fatal.
     read_object(run / "DONE", problems)
-    if metrics.skipped:
-        lost = count(metrics.skipped, "line")
-        problems.append(f"metrics.jsonl: {lost} ignored (torn or malformed)")
+    problems += metrics.problems
     return Status(
         run=run,
         state=state,
@@ -137,7 +135,7 @@ def read_status(run: Path) -> Status:
         total_steps=total,
         seconds_per_step=per_step,
         last=train[-1] if train else {},
-        validation=next((line for line in reversed(lines) if "split" in line), {}),
+        validation=metrics.validation[-1] if metrics.validation else {},
         age_seconds=age,
         checkpoints=sorted(p.parent.name for p in run.glob("checkpoints/step_*/manifest.json")),
         starts=len(starts),

@@ -1,7 +1,7 @@
 """The trackers of a run: a progress display (progress.py), Weights & Biases, TensorBoard.
 
-Each receives the lines of ``metrics.jsonl``. A tracker that fails never stops the run: it logs one
-warning and is not used from then on.
+Each receives the lines of ``metrics.jsonl``. One that fails never stops the run; see
+:class:`Service`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bertds.config.recipe import Config
 from bertds.errors import ConfigError, short_reason
 from bertds.monitor import health
+from bertds.monitor.metrics import Listener
 from bertds.monitor.metrics_file import FILE
 from bertds.monitor.notify import Notifier
 from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft
@@ -25,13 +26,20 @@ from bertds.monitor.wandb_tracker import NO_KEY, WandbTracker, has_key
 from bertds.system.logs import log
 
 
+class Tracker(Listener, Protocol):
+    """A listener that is closed at the end of the run."""
+
+    def close(self) -> None:
+        """Finish; there are no more lines."""
+
+
 def start_trackers(
     config: Config,
     settings: dict[str, Any],
     run_dir: Path,
     notifier: Notifier | None = None,
     step: int = 0,
-) -> list[Any]:
+) -> list[Tracker]:
     """Build the trackers that the recipe asks for (main process only).
 
     Args:
@@ -44,7 +52,7 @@ def start_trackers(
     Returns:
         Those that could be started; the log names a service that could not.
     """
-    trackers: list[Any] = []
+    trackers: list[Tracker] = []
     style = config.log.progress
     if style == "auto":
         style = "bar" if sys.stderr.isatty() else "lines"
@@ -57,18 +65,18 @@ def start_trackers(
         seconds=read_metrics(run_dir / FILE).seconds,
     )
     if style == "bar":
-        trackers.append(ProgressBar(name, config.schedule.total_steps, left, step=step))
+        trackers.append(ProgressBar(name, left, step=step))
     elif style == "lines":
-        trackers.append(ProgressLines(config.schedule.total_steps, left))
+        trackers.append(ProgressLines(left))
     trackers.append(HealthWarnings(notifier))
-    services: list[tuple[str, Callable[[], Any]]] = []
+    services: list[tuple[str, Callable[[], Tracker]]] = []
     if config.tracking.wandb != "off":
         services.append(("Weights & Biases", lambda: WandbTracker(config, settings, run_dir, name)))
     if config.tracking.tensorboard:
         services.append(("TensorBoard", lambda: TensorBoardTracker(run_dir)))
     for service, start in services:
         try:
-            trackers.append(start())
+            trackers.append(Service(service, start()))
         except Exception as error:  # a tracker's failure must not end the run
             log.warning("%s is not used: %s", service, short_reason(error))
     return trackers
@@ -130,29 +138,52 @@ class HealthWarnings:
         """Do nothing: there is nothing to close."""
 
 
+class Service:
+    """A tracker whose failure never ends the run: it is a warning, and no more lines follow.
+
+    Args:
+        name: of the service, for the warning.
+        tracker: stores the lines.
+    """
+
+    def __init__(self, name: str, tracker: Tracker) -> None:
+        self._name = name
+        self._tracker = tracker
+        self._failed = False
+
+    def line(self, values: dict[str, Any]) -> None:
+        """Pass on one metric line, unless an earlier one failed."""
+        if self._failed:
+            return
+        try:
+            self._tracker.line(values)
+        except Exception as error:  # a tracker has many kinds
+            self._failed = True
+            log.warning(
+                "%s failed and gets no further metrics: %s", self._name, short_reason(error)
+            )
+
+    def close(self) -> None:
+        """Close the tracker."""
+        try:
+            self._tracker.close()
+        except Exception as error:
+            log.warning("%s could not be closed: %s", self._name, short_reason(error))
+
+
 class TensorBoardTracker:
     """TensorBoard event files in the run folder's ``tensorboard/``."""
 
     def __init__(self, run_dir: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._failed = False
         self._writer = SummaryWriter(str(run_dir / "tensorboard"))
 
     def line(self, values: dict[str, Any]) -> None:
         """Write one metric line."""
-        if self._failed:
-            return
-        try:
-            for key, value in flat(values).items():
-                self._writer.add_scalar(key, value, values["step"])
-        except Exception as error:  # a tracker's failure must not end the run
-            self._failed = True
-            log.warning("TensorBoard failed and gets no further metrics: %s", error)
+        for key, value in flat(values).items():
+            self._writer.add_scalar(key, value, values["step"])
 
     def close(self) -> None:
         """Flush and close the files."""
-        try:
-            self._writer.close()
-        except Exception as error:  # a tracker's failure must not end the run
-            log.warning("TensorBoard could not be closed: %s", error)
+        self._writer.close()

@@ -1,4 +1,4 @@
-"""Weights & Biases, offline if there is no network. Its failures never end a run."""
+"""Weights & Biases, offline if there is no network."""
 
 from __future__ import annotations
 
@@ -90,7 +90,6 @@ class WandbTracker:
 
     def __init__(self, config: Config, settings: dict[str, Any], run_dir: Path, name: str) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
-        self._failed = False
         self._run_dir = run_dir
         self._project = config.tracking.wandb_project
         self._name = name
@@ -140,23 +139,12 @@ class WandbTracker:
 
     def line(self, values: dict[str, Any]) -> None:
         """Send one metric line."""
-        if self._failed:
-            return
-        try:
-            self._run.log(flat(values), step=values["step"])
-        except Exception as error:  # a tracker's trouble must not cost the run
-            self._failed = True
-            log.warning(
-                "Weights & Biases failed and gets no further metrics: %s", short_reason(error)
-            )
+        self._run.log(flat(values), step=values["step"])
 
     def close(self) -> None:
         """Record which checkpoints there are, and finish the W&B run."""
-        try:
-            self._run.summary["checkpoints"] = saved_checkpoints(self._run_dir)
-            self._run.finish()
-        except Exception as error:  # a tracker's trouble must not cost the run
-            log.warning("Weights & Biases could not be closed: %s", short_reason(error))
+        self._run.summary["checkpoints"] = saved_checkpoints(self._run_dir)
+        self._run.finish()
 
 
 def _run_id(file: Path) -> str:

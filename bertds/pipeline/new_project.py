@@ -152,7 +152,7 @@ def expectations(proposal: Proposal, corpus: Corpus) -> list[str]:
         f"model {proposal.size}: {short(proposal.parameters)} parameters ({proposal.why})",
         f"{plan.batch.world_size} x {plan.hardware.name}: about {plan.steps:,} steps of "
         f"{plan.batch.global_batch_size:,} rows at {plan.step.total:.2g} s per step, "
-        f"{short(plan.tokens)} tokens in {in_words(plan.hours * 3600)}",
+        f"{short(plan.tokens)} tokens in {in_words(plan.hours * 3600)}, start-up included",
         f"{plan.memory_gib:.2f} GiB of {plan.hardware.memory_gib:.1f} per device; "
         f"{plan.checkpoint_gib:.2f} GiB per checkpoint; speed {plan.hardware.efficiency_kind}",
         *([] if corpus.held_out else [too_few]),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -31,6 +30,7 @@ from bertds.monitor.run_files import read_metrics, read_object, read_recipe, sta
 from bertds.pipeline.stages import Phase
 from bertds.system.atomic_files import sha256_file
 from bertds.system.json_fields import is_finite, parse_json
+from bertds.system.processes import usable_cores
 
 VALIDATE_EVERY = 50
 LOG_EVERY = 10
@@ -147,7 +147,7 @@ def _device(run: Path) -> str:
     device = str(starts[-1].get("device")) if starts else "?"
     if device != "cpu":
         return device
-    return f"{len(os.sched_getaffinity(0))} CPU cores, {platform.machine()}"
+    return f"{usable_cores()} CPU cores, {platform.machine()}"
 
 
 def read_records(file: Path) -> list[Record]:

@@ -126,8 +126,8 @@ def prepare(args: argparse.Namespace, work: Path) -> None:
         raise DataError(f"{error.what}; {hint}") from error
 
 
-def prepare_excerpt(work: Path) -> Path:
-    """Prepare the demo's excerpt of Wikipedia, always in the same way; return the folder.
+def prepare_excerpt(work: Path) -> None:
+    """Prepare the demo's excerpt of Wikipedia in ``work/data``, always in the same way.
 
     Raises:
         BertdsError: the excerpt cannot be downloaded.
@@ -145,7 +145,6 @@ def prepare_excerpt(work: Path) -> Path:
             validation_fraction=0.05,
         )
     )
-    return work / "data"
 
 
 def prepare_facts(work: Path) -> facts.Facts:

@@ -185,19 +185,16 @@ def verdict(scores: dict[str, Any], last: str) -> list[str]:
 
 def real_run() -> str:
     """Return the results and the cost of a full run, from the planner."""
-    from bertds.config.load import load_config
-    from bertds.config.locate import find_deepspeed_json
     from bertds.cost_model.hardware import find
-    from bertds.engine.ds_config import load_deepspeed_json
     from bertds.plan.forecast import forecast
+    from bertds.training.settings import read_settings
 
-    gpu = find(REAL_GPU, None)
+    gpu = find(REAL_GPU)
     plans = []
     # The recipes have a DeepSpeed JSON for this GPU by this naming scheme.
     for recipe in REAL_RECIPES:
-        config = load_config(recipe)
         name = f"lamb_{recipe.removeprefix('large_')}_{REAL_GPU}"
-        settings = load_deepspeed_json(find_deepspeed_json(config, recipe, name), {})
+        config, settings = read_settings(recipe, name, [])
         plans.append(
             forecast(config, settings, gpu, nodes=1, devices_per_node=gpu.devices_per_node)
         )

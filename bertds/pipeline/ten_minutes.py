@@ -163,11 +163,12 @@ class TenMinutes:
 
     def _score_blimp(self, run: Path) -> None:
         from bertds.checkpoint.find import locate
+        from bertds.pretrained.blimp import FILE
 
         if not self.blimp:
             return
         say("BLiMP")
-        done = _read(run / "blimp.json")
+        done = _read(run / FILE)
         # The scores count only for this checkpoint, limit and set of pairs.
         wanted = (locate(run).manifest["step"], self.limit or None, self._pairs())
         if (done.get("step"), done.get("limit"), done.get("pairs")) == wanted:
@@ -179,13 +180,15 @@ class TenMinutes:
     def _finetune(self) -> None:
         import torch
 
+        from bertds.finetune.trials import RESULTS
+
         rows = ["--max-train-rows", str(self.max_train_rows)] if self.max_train_rows else []
         precision = ["--bf16"] if torch.cuda.is_available() else []
         stamp = (self.work / "run" / "DONE").stat().st_mtime
         for task in self._tasks():
             out = self.work / "finetune" / task
             say(f"fine-tune {task}")
-            result = out / "results.json"
+            result = out / RESULTS
             # A result counts only for this run's model, this folder and this number of rows.
             data = _read(result).get("data")
             asked = {"data": self.glue, "max_train_rows": self.max_train_rows}
@@ -201,9 +204,10 @@ class TenMinutes:
 
 def table(work: Path, recipe: str) -> str:
     """Return our row next to the published ones; ``-`` marks what was not measured."""
-    from bertds.pretrained.blimp import PARADIGMS
+    from bertds.finetune.trials import RESULTS
+    from bertds.pretrained.blimp import FILE, PARADIGMS
 
-    blimp = _read(work / "run" / "blimp.json")
+    blimp = _read(work / "run" / FILE)
     overall, limit = _number(blimp.get("overall")), _number(blimp.get("limit"))
     score = "-" if overall is None else f"{overall:.1f}"
     notes = [f"first {limit:.0f} pairs of each file"] if limit else []
@@ -212,7 +216,7 @@ def table(work: Path, recipe: str) -> str:
         notes.append(f"{len(paradigms)} of {PARADIGMS} paradigms")
     tasks, means = [], []
     for task in TASKS:
-        value = _dev_score(_read(work / "finetune" / task / "results.json"))
+        value = _dev_score(_read(work / "finetune" / task / RESULTS))
         tasks.append("-" if value is None else f"{100 * value:.1f}")
         means += [] if value is None else [100 * value]
     mean = f"{sum(means) / len(means):.1f}" if len(means) == len(TASKS) else "-"

@@ -15,7 +15,9 @@ from bertds.cost_model.hardware import Hardware, kind_of
 from bertds.cost_model.memory import estimate
 from bertds.cost_model.step_time import micro_batch_bytes, optimizer_bytes
 from bertds.data.vocabulary import vocabulary_size
+from bertds.engine.ds_config import check_deepspeed_values
 from bertds.errors import ConfigError, DataError
+from bertds.monitor.metrics_file import FILE
 from bertds.monitor.run_files import at, read_metrics, read_object, starts_of
 from bertds.training.will_it_fit import shape_of
 
@@ -79,7 +81,7 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
     Raises:
         DataError: it is not a run folder.
     """
-    for name in ("config.yaml", "deepspeed.json", "metrics.jsonl"):
+    for name in ("config.yaml", "deepspeed.json", FILE):
         if not (run / name).is_file():
             raise DataError(f"{run}: {name} is missing; give a run folder that has trained")
     from bertds.checkpoint.find import step_folders
@@ -87,17 +89,16 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
 
     config = load_config(read_yaml(run / "config.yaml"))
     settings = _object(run / "deepspeed.json")
-    words = 0
-    starts = _starts(run)
-    ranks = at(starts[-1], "world_size", int, 1) if starts else 1
+    folders = step_folders(run / "checkpoints")
     # A checkpoint knows the vocabulary and the number of ranks better than files that can be
     # edited.
-    for folder in reversed(step_folders(run / "checkpoints")):
-        facts = read_manifest(folder)
-        ranks = facts["world_size"]
-        words = at(facts, "model.vocab_size", int, words)
-    words = words or vocabulary_size(run / "tokenizer")
-    return config, settings, words, ranks
+    if folders:
+        facts = read_manifest(folders[0])
+        ranks, words = facts["world_size"], at(facts, "model.vocab_size", int, 0)
+    else:
+        starts = _starts(run)
+        ranks, words = at(starts[-1], "world_size", int, 1) if starts else 1, 0
+    return config, settings, words or vocabulary_size(run / "tokenizer"), ranks
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -120,21 +121,14 @@ def device_of(run: Path, lines: list[dict[str, Any]]) -> str:
     return "" if "mfu" in lines[-1] else "cpu"  # MFU is never written on a CPU
 
 
-def train_lines(run: Path) -> list[dict[str, Any]]:
-    """Return the train lines of a run's metrics, without torn ones."""
-    return read_metrics(run / "metrics.jsonl").train
-
-
 def calibrate(run: Path) -> Calibration:
     """Read the measurements of a run.
 
     Raises:
         DataError: it has fewer than two train lines.
     """
-    from bertds.engine.ds_config import check_deepspeed_values
-
     config, values, words, ranks = read_run(run)
-    lines = train_lines(run)
+    lines = read_metrics(run / FILE).train
     if len(lines) < 2:
         raise DataError(
             f"{run}: metrics.jsonl has fewer than 2 training lines; train until it has at least 2"

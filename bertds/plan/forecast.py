@@ -67,10 +67,7 @@ class Forecast:
     @property
     def mfu(self) -> float:
         """Model operations divided by the peak operations of the devices in the time of a step."""
-        peak = self.hardware.peak_full
-        if self.shape.precision != "fp32":
-            peak = self.hardware.peak_half
-        return self.step.flops / self.step.total / peak
+        return self.step.flops / self.step.total / self.hardware.peak(self.shape.precision)
 
     @property
     def device_hours(self) -> float:
@@ -123,13 +120,9 @@ def forecast(
     Raises:
         ConfigError: the global batch cannot be divided for this number of devices.
     """
-    batch = (
-        replace(settings, train_micro_batch_size_per_gpu=micro_batch).batch_plan(
-            nodes * devices_per_node
-        )
-        if micro_batch
-        else settings.batch_plan(nodes * devices_per_node)
-    )
+    if micro_batch:
+        settings = replace(settings, train_micro_batch_size_per_gpu=micro_batch)
+    batch = settings.batch_plan(nodes * devices_per_node)
     known = None  # rows of a different length do not apply
     if calibration is not None and calibration.sequence_length == config.data.sequence_length:
         known = calibration.tokens_per_row

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from bertds.plan.forecast import Forecast
+from bertds.plan.forecast import STARTUP_SECONDS, Forecast
 from bertds.plan.sweep import best, fitting_layouts
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def show_plan(plan: Forecast, calibration: Calibration | None, args: argparse.Na
         "(fit to DLE's 64 DGX-2H)"
     )
     print("  energy: devices and their share of the node at full load, without cooling")
+    print(f"  start-up: {in_words(STARTUP_SECONDS)}, included in the time of the phase")
 
 
 def show_sweep(rows: list[Forecast], *, as_json: bool) -> None:

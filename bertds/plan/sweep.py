@@ -23,16 +23,17 @@ def sweep(
     common: dict[str, Any],
 ) -> list[Forecast]:
     """Forecast every stage, micro batch (powers of two) and node count that divides the batch."""
+    settings = replace(settings, gradient_accumulation_steps=None)  # each layout has its own
     rows = []
     nodes = 1
     while nodes * devices_per_node <= MOST_DEVICES:
-        for stage in range(1 if settings.precision in ("bf16", "fp16") else 0, 4):
+        for stage in _stages(settings.precision):
             for micro in (2**k for k in range(11)):
                 try:
                     rows.append(
                         forecast(
                             config,
-                            replace(settings, gradient_accumulation_steps=None),
+                            settings,
                             hardware,
                             nodes=nodes,
                             devices_per_node=devices_per_node,
@@ -45,6 +46,11 @@ def sweep(
                     break
         nodes *= 2
     return rows
+
+
+def _stages(precision: str) -> range:
+    """Return the ZeRO stages that a precision can be trained with."""
+    return range(1 if precision in ("bf16", "fp16") else 0, 4)
 
 
 def best(rows: list[Forecast]) -> list[Forecast]:
@@ -67,7 +73,7 @@ def fitting_layouts(plan: Forecast) -> str:
     """Return the largest micro batch (power of two) that fits at each stage, as text."""
     words = []
     base = plan.memory.base
-    for stage in range(1 if plan.shape.precision in ("bf16", "fp16") else 0, 4):
+    for stage in _stages(plan.shape.precision):
         largest = 0
         for micro in (2**k for k in range(13)):
             shape = replace(plan.shape, stage=stage, micro_batch=micro)

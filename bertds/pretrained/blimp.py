@@ -113,17 +113,14 @@ def pseudo_log_likelihoods(
     model: PreTrainingModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
-    *,
-    device: torch.device | str = "cpu",
 ) -> list[float]:
     """Return for each text the sum of the log-probabilities of its tokens, each masked in turn.
 
     Args:
-        model: a model of ``build_model``, in evaluation mode, on ``device``.
+        model: a model of ``build_model``, in evaluation mode.
         tokenizer: the model's tokenizer (transformers).
         texts: any number of texts. Texts with the same tokens are computed once, so that they tie
             exactly.
-        device: the device of the forward passes.
 
     Raises:
         DataError: a text has no tokens, or more than the model can read; the tokenizer has no mask
@@ -144,7 +141,7 @@ def pseudo_log_likelihoods(
     mask_id = int(tokenizer.mask_token_id)
     with torch.inference_mode():
         for chunk in _passes(copies, sentences, model.vocab_size):
-            scores = score_sentences(model, chunk, sentences, mask_id, device)
+            scores = score_sentences(model, chunk, sentences, mask_id)
             sums.index_add_(0, torch.tensor([n for n, _ in chunk]), scores)
     if not bool(sums.isfinite().all()):  # NaN is never higher, so damaged weights would score 0%
         raise DataError("the outputs of the model are not finite; its weights are damaged")
@@ -185,9 +182,9 @@ def score_sentences(
     copies: Sequence[tuple[int, int]],
     sentences: Sequence[_Sentence],
     mask_id: int,
-    device: torch.device | str,
 ) -> torch.Tensor:
     """Return the log-probability of the masked token of each copy, float64 [M] on the CPU."""
+    device = next(model.parameters()).device
     # All copies form one flat row, as in training: `starts` are the offsets of its sentences.
     rows = [sentences[number].ids for number, _ in copies]
     lengths = torch.tensor([len(row) for row in rows])
@@ -214,8 +211,6 @@ def evaluate_blimp(
     model: PreTrainingModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
-    *,
-    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Score pairs.
 
@@ -225,7 +220,7 @@ def evaluate_blimp(
         paper. With all pairs this equals the mean over pairs.
     """
     texts = [text for pair in pairs for text in (pair.good, pair.bad)]
-    sums = pseudo_log_likelihoods(model, tokenizer, texts, device=device)
+    sums = pseudo_log_likelihoods(model, tokenizer, texts)
     right: dict[str, list[bool]] = {}
     homes: dict[str, Pair] = {}
     for pair, good, bad in zip(pairs, sums[0::2], sums[1::2], strict=True):

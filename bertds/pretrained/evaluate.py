@@ -66,7 +66,7 @@ def evaluate(
         per_word = _tokens_per_word(source, counts)
         if per_word:
             scores["tokens_per_word"] = per_word
-            scores["mlm_loss_per_word"] = scores["mlm_loss"] * scores["tokens_per_word"]
+            scores["mlm_loss_per_word"] = scores["mlm_loss"] * per_word
     return scores
 
 

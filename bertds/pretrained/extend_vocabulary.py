@@ -68,7 +68,7 @@ def split_piece(piece: str, vocabulary: dict[str, int]) -> list[int]:
             if number is not None:
                 break
         else:
-            if prefix and continued and begin == 0:
+            if continued and begin == 0:
                 # A word's inside that the old vocabulary only knows as a word of its own.
                 number = vocabulary.get(text)
                 return [number] if number is not None else []

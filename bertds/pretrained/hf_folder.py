@@ -25,7 +25,7 @@ def write_model(
     tokenizer: Mapping[str, Path],
     *,
     pad_token_id: int,
-    rules: WordPieceRules | None = None,
+    rules: WordPieceRules | None,
 ) -> None:
     """Write one of our models under transformers' names; see :func:`write_hf_folder`."""
     config = hf_config.config_to_transformers(model.config, model.vocab_size, pad_token_id)
@@ -38,7 +38,7 @@ def write_hf_folder(
     config: Mapping[str, Any],
     weights: dict[str, Tensor],
     tokenizer: Mapping[str, Path],
-    rules: WordPieceRules | None = None,
+    rules: WordPieceRules | None,
 ) -> None:
     """Write the files of a Hugging Face folder.
 

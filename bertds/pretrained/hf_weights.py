@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from bertds.display.words import listed
 from bertds.errors import CheckpointError
 from bertds.model.build import PreTrainingModel
 from bertds.pretrained import modernbert
@@ -42,7 +43,6 @@ _OUR_NAME = re.compile(r"\.(intermediate|pooler|transform)\.dense\.")
 _HEADS = ("cls.", "bert.pooler.", *modernbert.HEADS)
 _LAYER = re.compile(r"^(?:bert\.encoder\.layer|model\.layers)\.(\d+)\.")
 _SKIPPED = re.compile(r"(^|\.)embeddings\.position_ids$")  # a buffer of old transformers
-_MAX_LISTED = 4
 
 
 class LoadReport(NamedTuple):
@@ -127,7 +127,8 @@ def load_transformers_state_dict(
     partial = [name for name in missing if not name.startswith(_HEADS)]
     if partial:
         raise CheckpointError(
-            f"the weights do not include {len(partial)} tensors of the encoder: {_listed(partial)}"
+            f"the weights do not include {len(partial)} tensors of the encoder: "
+            f"{listed(partial, 4)}"
         )
     # Check every shape before anything is copied.
     values = {}
@@ -222,8 +223,3 @@ def _with_rows(tensor: Tensor, rows: int) -> Tensor:
 
 def _dle_rows(vocab_size: int) -> int:
     return -(-vocab_size // DLE_VOCABULARY_MULTIPLE) * DLE_VOCABULARY_MULTIPLE
-
-
-def _listed(names: list[str]) -> str:
-    rest = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return ", ".join(names[:_MAX_LISTED]) + rest

@@ -14,6 +14,7 @@ from bertds.config.recipe import ModelConfig
 from bertds.cost_model.flops import parameter_count
 from bertds.data.vocabulary_file import has_tokenizer
 from bertds.data.wordpiece_rules import WordPieceRules
+from bertds.display.words import listed
 from bertds.errors import CheckpointError
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.pretrained import hf_config, weight_files
@@ -93,8 +94,7 @@ def load_pretrained(path: Path | str, *, average: bool = True) -> PretrainedMode
     if shapes != reader.shapes:
         odd = sorted(name for name, _ in shapes.items() ^ reader.shapes.items())
         raise CheckpointError(
-            f"{reader.folder}: parameters do not match the model in its manifest: "
-            f"{', '.join(odd[:4])}"
+            f"{reader.folder}: parameters do not match the model in its manifest: {listed(odd, 4)}"
         )
     with torch.no_grad():
         for name, weight in reader.weights(average=average):

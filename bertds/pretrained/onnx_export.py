@@ -6,7 +6,6 @@ check.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import warnings
 from pathlib import Path
@@ -17,8 +16,8 @@ import torch
 from torch import nn
 
 from bertds.data.tokenizer_folder import tokenizer_files, write_tokenizer
-from bertds.errors import EXIT_OK, BertdsError, ConfigError
-from bertds.pretrained.output_folder import check_output, fresh_folder
+from bertds.errors import BertdsError, ConfigError
+from bertds.pretrained.output_folder import fresh_folder
 from bertds.pretrained.transformers_api import (
     TASK_CLASSES,
     as_hugging_face_folder,
@@ -67,7 +66,7 @@ def task_of(folder: Path) -> str:
     return next((t for head, t in _TASK_OF_HEAD.items() if architecture.endswith(head)), "encoder")
 
 
-def export_onnx(source: str | Path, out: Path, *, overwrite: bool = False) -> dict[str, float]:
+def export_onnx(source: str | Path, out: Path, *, overwrite: bool) -> dict[str, float]:
     """Write ``model.onnx`` with config and tokenizer.
 
     Args:
@@ -89,7 +88,6 @@ def export_onnx(source: str | Path, out: Path, *, overwrite: bool = False) -> di
         raise ConfigError(
             f"--to onnx requires {error.name}; install it with: pip install 'bertds[onnx]'"
         ) from None
-    check_output(out, overwrite=overwrite)
     with (
         as_hugging_face_folder(source) as folder,
         fresh_folder(out, overwrite=overwrite) as temporary,
@@ -187,13 +185,3 @@ def compare(
             difference = float(np.abs(left.numpy()[real] - right[real]).max())
             differences[name] = max(differences[name], difference)
     return differences
-
-
-def main(args: argparse.Namespace) -> int:
-    """Export for ``bertds convert --to onnx``."""
-    for name, difference in export_onnx(
-        args.source, Path(args.out), overwrite=args.overwrite
-    ).items():
-        print(f"{name}: differs from torch by at most {difference:.2g}")
-    print(f"wrote {args.out}/model.onnx")
-    return EXIT_OK

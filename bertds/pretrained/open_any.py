@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from bertds.data import tokenizer_json
-from bertds.data.model_names import vocabulary_path
+from bertds.data.model_names import resolve, vocabulary_path
 from bertds.data.vocabulary_file import VOCAB, has_tokenizer, vocabulary_file
 from bertds.errors import CheckpointError, ConfigError
 from bertds.model.build import build_model
@@ -29,7 +29,6 @@ from bertds.pretrained import hf_config, hf_weights, weight_files
 from bertds.pretrained.foreign import parameter_names
 from bertds.pretrained.foreign.megatron import MegatronBert
 from bertds.pretrained.load import PretrainedModel, load_pretrained
-from bertds.pretrained.transformers_api import resolve
 from bertds.system.atomic_files import write_json
 from bertds.system.json_fields import parse_json
 
@@ -100,7 +99,7 @@ def _open_tensorflow(
 ) -> PretrainedModel:
     from bertds.pretrained.foreign.tensorflow_reader import TensorFlowCheckpoint
 
-    weights, _ = parameter_names.from_tensorflow(TensorFlowCheckpoint(prefix))
+    weights = parameter_names.from_tensorflow(TensorFlowCheckpoint(prefix))
     values = _read_config(prefix, config)
     # Google's code computes the tanh form of GELU.
     return _build(weights, values, prefix, _vocabulary(prefix, vocab), gelu or "gelu_new")

@@ -17,7 +17,7 @@ MARK = "bertds_export.json"
 """File in every folder that is written here; only folders with this file are ever replaced."""
 
 
-def check_output(out: Path, *, overwrite: bool = False) -> None:
+def check_output(out: Path, *, overwrite: bool) -> None:
     """Refuse a folder that is not empty; ``overwrite`` allows an earlier export or conversion.
 
     Raises:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertds.data.model_names import ALIASES, MODELS, hub_id, resolve
+from bertds.data.model_names import ALIASES, MODELS, resolve
 from bertds.data.vocabulary_file import has_tokenizer, vocabulary_file
 from bertds.errors import CheckpointError, ConfigError, short_reason
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from bertds.pretrained.load import PretrainedModel
-
-__all__ = ["MODELS", "hub_id", "resolve"]
 
 TASK_CLASSES = {
     "pretraining": "BertForPreTraining",

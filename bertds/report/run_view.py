@@ -9,12 +9,12 @@ from statistics import median
 from typing import Any
 
 from bertds.config.keys import dotted
-from bertds.config.load import flatten
+from bertds.config.other_names import IN_JSON
 from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
 from bertds.data.vocabulary import load_tokenizer_info
-from bertds.display.words import count
 from bertds.errors import DataError, UserError
 from bertds.monitor.health import Finding, findings
+from bertds.monitor.metrics_file import FILE
 from bertds.monitor.run_files import (
     Loss,
     MetricLines,
@@ -154,18 +154,13 @@ class RunView:
 
     def settings(self) -> dict[str, Any]:
         """Return dotted key -> setting; keys of the DeepSpeed JSON begin with ``deepspeed``."""
-        result = flatten(self.config)
-        result.update(dotted(self.deepspeed, "deepspeed."))
-        return result
+        return dotted(self.config) | dotted(self.deepspeed, IN_JSON)
 
 
 def read_run(path: Path) -> RunView:
     """Read one run folder."""
-    problems: list[str] = []
-    metrics = read_metrics(path / "metrics.jsonl")
-    if metrics.skipped:
-        lost = count(metrics.skipped, "line")
-        problems.append(f"metrics.jsonl: {lost} ignored (torn or malformed)")
+    metrics = read_metrics(path / FILE)
+    problems = metrics.problems
     view = RunView(
         path=path,
         config=read_recipe(path / "config.yaml", problems),

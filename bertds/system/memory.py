@@ -11,6 +11,7 @@ files can be subtracted while their number is known. psutil has neither, so this
 from __future__ import annotations
 
 import resource
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,8 +61,6 @@ def peak_memory_gib() -> float:
 
     Not ``ru_maxrss``, which includes the memory of the process that started this one.
     """
-    import sys
-
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return round(torch.cuda.max_memory_allocated() / 2**30, 3)

@@ -11,6 +11,18 @@ from typing import cast
 
 
 @contextlib.contextmanager
+def paused_collector() -> Iterator[None]:
+    """Load modules without the garbage collector, while objects exist that are to be released."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
 def loading(module: str = "") -> Iterator[None]:
     """Load modules or compiled code without the garbage collector.
 
@@ -20,19 +32,18 @@ def loading(module: str = "") -> Iterator[None]:
     Modules create some hundred thousand objects that live as long as the process. The collector
     would visit them repeatedly during loading (10% of the time), and again in each later full
     collection. Therefore it is off while loading, and ignores the objects that exist afterwards.
+    Of these, it never releases any that are in a cycle.
     """
     if module in sys.modules or not gc.isenabled():
         yield
         return
-    gc.disable()
-    try:
+    with paused_collector():
         yield
-        # An exception that a module caught while loading may be in a cycle that refers to our
-        # callers' frames. Frozen, it would keep their local variables for ever.
+        # torch and DeepSpeed catch exceptions, while they are imported, in cycles that refer to the
+        # frames of our callers. Frozen, these would keep their local variables for ever. And numba
+        # leaves hundreds of thousands of objects where it has to compile.
         gc.collect()
         gc.freeze()
-    finally:
-        gc.enable()
 
 
 class _OnFirstUse:

@@ -228,7 +228,7 @@ def read_bytes(url: str, seconds: float = PATIENCE_SECONDS) -> bytes:
     return insist(request, url, seconds)
 
 
-def read_agreed(url: str, seconds: float = PATIENCE_SECONDS) -> bytes:
+def read_agreed(url: str, seconds: float) -> bytes:
     """Return a small file without a checksum: two consecutive reads must agree.
 
     Raises:
@@ -310,6 +310,12 @@ def download(
     raise DataError(f"{masked(url)}: the bytes differ from those that were written (SHA-256)")
 
 
+def _has_folders(store: AbstractFileSystem) -> bool:
+    """Return whether a store is a file system of this machine: ``file://``."""
+    names = store.protocol if isinstance(store.protocol, tuple) else (store.protocol,)
+    return "file" in names
+
+
 def upload(path: Path, url: str, *, stopped: threading.Event | None = None) -> None:
     """Copy a local file to the store, so that its name never refers to an incomplete file.
 
@@ -322,7 +328,7 @@ def upload(path: Path, url: str, *, stopped: threading.Event | None = None) -> N
 
     def request() -> None:
         store, name = open_store(url)
-        if "file" in (store.protocol if isinstance(store.protocol, tuple) else (store.protocol,)):
+        if _has_folders(store):
             store.makedirs(name.rpartition("/")[0], exist_ok=True)
             aside = f"{name}.uploading"
             store.put_file(str(path), aside)
@@ -353,8 +359,8 @@ def remove(url: str) -> None:
 
 
 def remove_empty_folder(url: str) -> None:
-    """Remove an empty folder in a store that has real folders: ``file://``."""
+    """Remove an empty folder in a store that has real folders."""
     store, name = open_store(url)
-    if "file" in store.protocol:
+    if _has_folders(store):
         with suppress(OSError):
             store.rmdir(name)

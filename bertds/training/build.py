@@ -278,7 +278,7 @@ def open_held_out(config: Config, source: Source) -> Source | None:
     if config.validation.path:
         data = dataclasses.replace(config.data, path=config.validation.path)
         return open_source(data, config.run.seed, split="validation")
-    held_out = source.sibling("validation")
+    held_out = source.held_out()
     if held_out is None:
         for key in ("stop_at_loss", "prompts"):
             value = getattr(config.validation, key)

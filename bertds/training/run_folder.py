@@ -30,6 +30,7 @@ from typing import Any
 import yaml
 
 from bertds import __version__
+from bertds.checkpoint.find import step_name
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
 from bertds.data.tokenizer_folder import tokenizer_files, write_tokenizer
@@ -244,7 +245,7 @@ class RunFolder:
         what = os.environ.get(LOST, "")
         if not what:
             return {}
-        since = [self.checkpoints / f"step_{step:08d}" / "manifest.json", self.path / "config.yaml"]
+        since = [self.checkpoints / step_name(step) / "manifest.json", self.path / "config.yaml"]
         times = [path.stat().st_mtime for path in since if path.is_file()]
         now = time.time()
         return {"what": what, "seconds": round(max(0.0, now - max(times, default=now)), 1)}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertds.config.keys import dotted
-from bertds.config.load import REMOVED_KEYS, flatten, read_yaml, to_dict
+from bertds.config.load import REMOVED_KEYS, read_yaml, to_dict
 from bertds.config.other_names import IN_JSON
 from bertds.config.recipe import Config
 from bertds.data.model_names import ALIASES, MODELS
@@ -144,9 +144,9 @@ def _compare(
     deepspeed: Mapping[str, Any],
 ) -> list[Change]:
     # Compare both files as one table of dotted keys.
-    before = flatten(dict(recipe_before))
+    before = dotted(recipe_before)
     _refuse_removed(where, place_key, before)
-    now = flatten(to_dict(config))
+    now = dotted(to_dict(config))
     if json_before is not None:
         before |= dotted(json_before, IN_JSON)
         now |= dotted(deepspeed, IN_JSON)

@@ -16,7 +16,7 @@ from bertds.data.model_names import path_of
 from bertds.data.sources.base import Source
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info, warn_of_other_rules
 from bertds.data.vocabulary_file import has_tokenizer
-from bertds.display.words import listed
+from bertds.display.words import count, listed
 from bertds.engine.interface import TrainingEngine
 from bertds.errors import CheckpointError, ConfigError, DataError
 from bertds.model.build import PreTrainingModel
@@ -88,7 +88,8 @@ def start_weights(
                 f"{path}: contains no weights for {listed(report.missing, 3)}; "
                 "set init.heads=allow_missing to initialize those at random"
             )
-        log.info("weights from %s (%d tensors initialized at random)", path, len(report.missing))
+        missing = count(len(report.missing), "tensor")
+        log.info("weights from %s (%s initialized at random)", path, missing)
         return None
     reader = locate(path)
     check_architecture(path, reader.field("model").mapping(), wanted, config)
@@ -250,6 +251,6 @@ def continue_run(config: Config, engine: TrainingEngine, start: StartingPoint | 
         log.info("weights%s from %s", " and moments" if moments else "", reader.folder)
         return TrainState()
     engine.load_extra_state(manifest["engine"])
-    state = TrainState.from_state_dict(manifest["state"])
+    state = TrainState(**manifest["state"])  # checked when the manifest was read
     state.restarts += 1
     return state

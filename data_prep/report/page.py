@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bertds.data.formats.manifest import Manifest
-from bertds.display import charts, html_page, words
+from bertds.display import bar_charts, html_page, words
 from bertds.display.html_page import Table
 from bertds.errors import short_reason
 from bertds.system.atomic_files import write_text
@@ -81,10 +81,12 @@ def _headline(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[tu
     return values
 
 
-def draw_charts(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[charts.BarChart]:
+def draw_charts(
+    manifest: Manifest, lengths: Lengths, rows: list[Rows]
+) -> list[bar_charts.BarChart]:
     """Return the charts of the page, in their order."""
     found = [
-        charts.histogram(title, *octave_bins(values), note=_quantiles(values))
+        bar_charts.histogram(title, *octave_bins(values), note=_quantiles(values))
         for title, values in (
             ("Tokens per document", lengths.tokens_per_document),
             ("Sentences per document", lengths.sentences_per_document),
@@ -97,18 +99,18 @@ def draw_charts(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[
     counts, middle = linear_bins(values, width, end)
     ticks = [(n / width, f"{n}" if n < end else f"{n} +") for n in range(0, end + 1, 4 * width)]
     note = _quantiles(values)
-    found.append(charts.histogram("Tokens per sentence", counts, ticks, middle, note=note))
+    found.append(bar_charts.histogram("Tokens per sentence", counts, ticks, middle, note=note))
     found += [_fill_chart(one) for one in rows]
     # Charts about rows: fill, masks and pair labels for each sequence length.
     if rows:
-        found.append(charts.shares("Masked tokens", _mask_shares(rows), note=_mask_note(rows)))
+        found.append(bar_charts.shares("Masked tokens", _mask_shares(rows), note=_mask_note(rows)))
     labels = [(str(one.sequence_length), one.label) for one in rows if one.label is not None]
     if labels:
         found.append(_label_chart(labels, sop=manifest.settings.get("pairs") == "sop"))
     return [*found, *_count_charts(manifest)]
 
 
-def _fill_chart(one: Rows) -> charts.BarChart:
+def _fill_chart(one: Rows) -> bar_charts.BarChart:
     length = one.sequence_length
     width = max(1, length // 32)
     counts, middle = linear_bins(one.tokens, width, length)
@@ -118,22 +120,22 @@ def _fill_chart(one: Rows) -> charts.BarChart:
         f"Rows are filled to {fill:.1%} on average; {np.mean(one.tokens >= length):.1%} of them "
         f"are full. {one.rows:,} rows."
     )
-    return charts.histogram(f"Tokens per row of {length}", counts, ticks, middle, note=note)
+    return bar_charts.histogram(f"Tokens per row of {length}", counts, ticks, middle, note=note)
 
 
-def _label_chart(labels: list[tuple[str, float]], *, sop: bool) -> charts.BarChart:
+def _label_chart(labels: list[tuple[str, float]], *, sop: bool) -> bar_charts.BarChart:
     names = ("in order", "swapped") if sop else ("next", "random")
     note = "Label 0 and label 1."
     if not sop:
         note += " The last segment of a document has no next segment, so more than 50% are random."
-    return charts.shares(
+    return bar_charts.shares(
         "Sentence order" if sop else "Next sentence",
         [(length, ((names[0], 1 - share), (names[1], share))) for length, share in labels],
         note=note,
     )
 
 
-def _count_charts(manifest: Manifest) -> list[charts.BarChart]:
+def _count_charts(manifest: Manifest) -> list[bar_charts.BarChart]:
     dropped = sorted(manifest.documents["dropped"].items(), key=lambda pair: (-pair[1], pair[0]))
     read = max(1, manifest.documents["read"])
     written = manifest.documents["written"]
@@ -144,12 +146,12 @@ def _count_charts(manifest: Manifest) -> list[charts.BarChart]:
         return [(name, float(n), f"{n:,}  ({n / max(1, total):.1%})") for name, n in counts]
 
     return [
-        charts.bars(
+        bar_charts.bars(
             "Documents written and dropped",
             bars([("written", written), *dropped], read),
             note=f"{read:,} documents read.",
         ),
-        charts.bars("Top sources", bars(sources[:10], written), note="Documents written."),
+        bar_charts.bars("Top sources", bars(sources[:10], written), note="Documents written."),
     ]
 
 

@@ -28,6 +28,7 @@ from bertds.system.storage import is_url
 from data_prep.report.statistics import USUAL_ROWS
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
 LABELS = {"nsp": ("the next segment", "a random segment"), "sop": ("in order", "swapped")}
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, no_color=args.no_colour)
     number = args.first
     for number, row in enumerate(rows, args.first):
-        console.print(describe(number, row, words, pairs), soft_wrap=not console.is_terminal)
+        print_row(console, f"row {number}", row, words, pairs)
     # The last row that was printed has the number `number`.
     if number + 1 < args.first + args.rows:
         said = f"{path}: the {split} split has no more rows"
@@ -216,12 +217,17 @@ def _vocabulary_beside(path: Path, given: str | None) -> tuple[list[str], str]:
     raise ConfigError(f"{path}: no manifest.json here or in a prepared folder above; give --vocab")
 
 
-def describe(number: int, row: Row, words: list[str], pairs: str) -> Text:
+def print_row(console: Console, title: str, row: Row, words: list[str], pairs: str) -> None:
+    """Print one row. Lines are wrapped only on a terminal."""
+    console.print(describe(title, row, words, pairs), soft_wrap=not console.is_terminal)
+
+
+def describe(title: str, row: Row, words: list[str], pairs: str) -> Text:
     """Return one row as coloured text: [MASK]{hidden token}, with the pieces of words joined."""
     from rich.text import Text
 
     text = Text()
-    text.append(f"row {number}", style="bold")
+    text.append(title, style="bold")
     text.append(f"  {len(row.ids)} tokens, {len(row.masked)} masked")
     if row.label is not None and pairs in LABELS:
         text.append(f", next_sentence_label {row.label}: ")

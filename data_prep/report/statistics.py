@@ -88,6 +88,7 @@ def read_lengths(out: Path, manifest: Manifest) -> Lengths:
 def read_rows(out: Path, manifest: Manifest) -> list[Rows]:
     """Make some rows of these shards, as stage 3 does."""
     # Imported here, because it loads a compiler, which takes a second.
+    from bertds.data.formats.padded_columns import join_columns
     from bertds.data.samples.flat_rows import build_instances
     from data_prep.stages.instances import rows_seed
 
@@ -114,7 +115,7 @@ def read_rows(out: Path, manifest: Manifest) -> list[Rows]:
                 chunks += islice(rows, 1)
         except DataError:  # a corpus of one document has no pairs, so there is nothing to show
             continue
-        columns = {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
+        columns = join_columns(chunks)
         found.append(_describe(request, columns, manifest, settings["pairs"] != "none"))
     return found
 

@@ -171,15 +171,8 @@ def write_rows(task: InstanceTask) -> dict[str, Any]:
             first += flat.rows
     path = task.out / task.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = write_instance_file(
-        path,
-        [columns],
-        sequence_length=settings.sequence_length,
-        max_predictions=settings.max_predictions,
-        compression=task.settings.compression,
-        rows=count,
-    )
-    result = {"file": task.file.as_posix(), "rows": rows}
+    write_instance_file(path, columns, compression=task.settings.compression)
+    result = {"file": task.file.as_posix(), "rows": count}
     return write_marker(task.marker, path, result, task.inputs)
 
 

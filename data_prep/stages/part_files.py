@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -123,11 +123,6 @@ class Part:
     def payload_of(self, number: int) -> tuple[int, int]:
         """Return the payload range of a document."""
         return int(self.payload_ends[number - 1]) if number else 0, int(self.payload_ends[number])
-
-
-def running_sum(values: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the running sums, beginning with 0, int64 [values + 1]."""
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
 
 
 def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.dtype) -> None:

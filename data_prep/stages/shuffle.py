@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertds.data.formats.token_shards import shard_name, write_token_shard
+from bertds.data.formats.token_shards import offsets_of, shard_name, write_token_shard
 from bertds.data.tokenizer_json import WORD_START
 from bertds.display import words
 from bertds.errors import DataError
@@ -28,7 +28,7 @@ from data_prep.document import DUPLICATE, NEAR_DUPLICATE
 from data_prep.selection.drop_log import DropLog
 from data_prep.stages.markers import read_marker, write_marker
 from data_prep.stages.near_duplicates import Dropped, load_dropped, no_near_duplicates
-from data_prep.stages.part_files import Part, open_part, running_sum
+from data_prep.stages.part_files import Part, open_part
 
 _BUCKET_BITS = 20
 _ALL = 1 << 64
@@ -280,8 +280,8 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
     info = write_token_shard(
         task.path,
         tokens & ~WORD_START if task.word_starts else tokens,
-        running_sum(np.concatenate(lengths)),
-        running_sum([len(one) for one in lengths]),
+        offsets_of(np.concatenate(lengths)),
+        offsets_of([len(one) for one in lengths]),
         vocab_size=task.vocab_size,
         fingerprint=task.fingerprint,
         word_starts=tokens >= WORD_START if task.word_starts else None,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bertds.data.formats.token_shards import offsets_of
 from bertds.data.tokenizer_json import WORD_START, JsonTokenizer
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.data.wordpiece_rules import WordPieceRules
@@ -29,7 +30,7 @@ from data_prep.settings import PrepSettings
 from data_prep.sources import READERS, as_unicode
 from data_prep.sources.reading import unreadable
 from data_prep.stages.markers import read_marker, write_marker
-from data_prep.stages.part_files import PartDocument, open_part, running_sum, write_part
+from data_prep.stages.part_files import PartDocument, open_part, write_part
 from data_prep.stages.unit_groups import changed, unit_name
 from data_prep.tokens.sentences import sentence_splitter
 from data_prep.tokens.wordpiece import WordPieceEncoder
@@ -249,11 +250,11 @@ def _as_tokens(
             )
         )
         # Running sums locate each document's tokens within the batch.
-        first = running_sum([len(document.sentences) for document in batch])
-        ends = running_sum(lengths)[first].tolist()
+        first = offsets_of([len(document.sentences) for document in batch])
+        ends = offsets_of(lengths)[first].tolist()
         # Empty sentences are left out: locate the remaining ones of each document.
         full = lengths > 0
-        ends_of_full = running_sum(full)[first].tolist()
+        ends_of_full = offsets_of(full)[first].tolist()
         own = lengths[full].astype(np.int32)
         for number, document in enumerate(batch):
             begin, end = ends[number], ends[number + 1]

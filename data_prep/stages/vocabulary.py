@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bertds.data.tokenizer_folder import bert_tokenizer_config, bert_tokenizer_json
-from bertds.data.vocabulary_file import SPECIAL_TOKENS
+from bertds.data.vocabulary_file import SPECIAL_TOKENS, read_vocabulary
 from bertds.data.wordpiece_pipeline import wordpiece_pipeline
 from bertds.data.wordpiece_rules import WordPieceRules
 from bertds.errors import DataError
@@ -162,9 +162,7 @@ def write_tokenizer_folder(folder: Path, vocab_bytes: bytes, rules: WordPieceRul
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "vocab.txt") as temporary:
         temporary.write_bytes(vocab_bytes)
-    # Some published vocabularies have Windows line endings.
-    lines = vocab_bytes.decode("utf-8").split("\n")
-    tokens = [token.removesuffix("\r") for token in (lines[:-1] if lines[-1] == "" else lines)]
+    tokens = read_vocabulary(folder / "vocab.txt")
     write_text(folder / "tokenizer.json", bert_tokenizer_json(tokens, rules))
     config = bert_tokenizer_config(rules, 512)
     write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import bertds
 from bertds.cli import main as command
 from bertds.data.batches import MicroBatch
 from bertds.errors import CheckpointError, ConfigError, DataError
+from bertds.system.early_stop import STOP_SIGNALS
 from bertds.system.fault_points import injected
 
 SMALL = {
@@ -61,18 +64,21 @@ def test_end_to_end_by_functions(
         data, text=tiny_text, train_vocab=300, validation_fraction=0.2, min_tokens=1, workers=1
     )
     assert manifest.tokenizer.vocab_size <= 300 and (data / "manifest.json").is_file()
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     settings = {"schedule.total_steps": 4, "log.every_steps": 1, "deepspeed.gradient_clipping": 0.5}
     names = {"run_dir": tmp_path / "run: 1", "data": data, "deepspeed_config": tiny_json}
     starting: list[object] = []
     with injected("run.open", lambda: starting.append(signal.getsignal(signal.SIGINT))):
         first = bertds.train(tiny_recipe, **names, settings={**settings, "schedule.total_steps": 2})
-    assert starting == [before]  # only a command is ended by a signal while it starts
+    # Only a command is ended by a signal while it starts.
+    assert starting == [before[signal.SIGINT]]
     assert first.finished and first.step == 2
+    held_out = shutil.copytree(data, tmp_path / "held out")
+    settings["validation.path"] = str(held_out)
     result = bertds.train(tiny_recipe, **names, settings=settings)
     assert result.finished and result.step == 4 and result.run_dir == tmp_path / "run: 1"
     assert [m["step"] for m in result.metrics if "split" not in m] == [1, 2, 3, 4]
-    assert signal.getsignal(signal.SIGINT) is before
+    assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == before
     scores = bertds.evaluate(result.run_dir, max_samples=6)
     assert scores["rows"] == 6 and scores["mlm_loss"] > 0
     model = bertds.from_pretrained(result.run_dir, task="fill-mask")
@@ -87,6 +93,13 @@ def test_end_to_end_by_functions(
         bertds.evaluate(result.run_dir, sequence_length=500)
     with pytest.raises(CheckpointError):
         bertds.evaluate(tmp_path / "nothing", data)
+    # The default is what the run validates on, and the message has the option for what has moved.
+    data.rename(tmp_path / "moved")
+    assert bertds.evaluate(result.run_dir, max_samples=6) == scores
+    for split, path in (("train", data), ("validation", held_out)):
+        shutil.rmtree(path, ignore_errors=True)
+        with pytest.raises(DataError, match=f"{path}, the data that the run .* with --data"):
+            bertds.evaluate(result.run_dir, split=split)
 
 
 def test_transformers_own_task_names(tiny_data: Path, tmp_path: Path) -> None:
@@ -159,3 +172,38 @@ def test_a_model_takes_a_micro_batch(style: str, tiny_data: Path) -> None:
         by_name = model(**micro_batch.model_inputs())
         assert given.mlm_loss_sum == by_name.mlm_loss_sum > 0
         assert model(micro_batch, predict=True).predictions.shape == micro_batch.masked_lm_ids.shape
+
+
+CALLERS_OBJECT = """
+import gc, sys, weakref
+import bertds
+
+class Held: pass
+
+held = Held()
+held.cycle = held
+gone = weakref.ref(held)
+try:
+    bertds.train("tiny_cpu_phase1", run_dir=sys.argv[1], data=sys.argv[1] + "/none")
+except bertds.errors.BertdsError as error:
+    print(error)
+assert "bertds.training.build" in sys.modules
+del held
+gc.collect()
+print(gone() is None)
+"""
+
+
+@pytest.mark.slow
+def test_training_keeps_no_object_of_its_caller(tmp_path: Path, repository: Path) -> None:
+    """Not even one in a cycle, as a model on a GPU may be."""
+    done = subprocess.run(
+        [sys.executable, "-c", CALLERS_OBJECT, str(tmp_path / "run")],
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *_, why, released = done.stdout.splitlines()
+    assert "none" in why and released == "True"

@@ -177,5 +177,13 @@ def test_validate_checks_recipes_with_their_jsons_and_jsons(
 
 def test_diff_names_keys_of_both_files(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "diff", "large_phase1", "large_phase2")
+    assert 'run.next_recipe: bertds/recipes/large_phase2.yaml -> ""\n' in text
     assert "data.sequence_length: 128 -> 512" in text
     assert "deepspeed.train_batch_size: 65536 -> 32768" in text
+
+
+def test_diff_writes_values_as_their_files_do(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "diff", "large_phase1", "small_cpu")
+    assert "schedule.clock_hours: null -> " in text
+    assert "model.next_sentence: true -> false" in text
+    assert "deepspeed.optimizer.params.variant: nvidia -> (not set)" in text

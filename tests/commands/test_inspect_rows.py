@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from bertds.cli import main as bertds
-from bertds.commands.runs.inspect_rows import describe, sample
+from bertds.commands.runs.inspect_rows import row_of, sample
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import load_config
 from bertds.config.ramps import BatchRamp, MaskRate
 from bertds.config.recipe import DataConfig
 from bertds.data.loader import BatchLoader, open_source
+from data_prep.report.show_rows import describe
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_single_samples_with_pair_label_and_masks(
     first, second = re.split(r"^(?=sample )", capsys.readouterr().out, flags=re.MULTILINE)[1:]
     assert first.startswith("sample 0:0  ") and second.startswith("sample 1:17  ")
     head = re.match(
-        r"sample 0:0  (\d+) tokens, (\d) masked, next_sentence_label (0|1) \((.*)\)\n", first
+        r"sample 0:0  (\d+) tokens, (\d) masked, next_sentence_label (0|1): (.*)\n", first
     )
     assert head and head[4] == ("the next segment", "a random segment")[int(head[3])]
     assert len(re.findall(r"\{w\d\d\}", first)) == int(head[2]) > 0
@@ -120,7 +121,7 @@ def test_single_samples_with_pair_label_and_masks(
     source = open_source(data, 3)
     row = sample(source, 0, 0)
     words = source.tokenizer.vocabulary()
-    assert describe([0, 0], row, words, "nsp") + "\n" == first
+    assert describe("sample 0:0", row_of(row), words, "nsp").plain + "\n" == first
     originals = [words[i] for i in row.masked_lm_ids.tolist()]
     assert re.findall(r"\{(.*?)\}", first) == originals
 
@@ -146,3 +147,16 @@ def test_a_folder_that_is_not_a_run_is_refused(
 ) -> None:
     assert bertds(["inspect", str(tmp_path), "--step", "1"]) == 2
     assert "not a run folder" in capsys.readouterr().err
+
+
+def test_data_of_a_run_that_is_elsewhere_is_named_with_the_option_that_mends_it(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    recipe = re.sub(r"path: .*", "path: data/moved", (run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(recipe)
+    assert bertds(["inspect", str(run), "--step", "1"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "data/moved, the data that the run recorded: no such file or folder; give the path of the "
+        "data with --data\n"
+    )

@@ -15,6 +15,7 @@ def test_command_prints_a_plan(repository: Path, capsys: pytest.CaptureFixture[s
     assert command(["plan", "--config", recipe, "--gpu", "a100", "--nodes", "32"]) == 0
     text = capsys.readouterr().out
     assert "7,038 steps of 65,536 rows" in text and "fits" in text and "DLE" in text
+    assert "start-up: 2 min, included in the time of the phase" in text
     assert command(["plan", "--config", recipe, "--gpu", "v100", "--price", "1", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["dollars"] == pytest.approx(values["device_hours"])

@@ -46,7 +46,10 @@ def test_a_resolved_config_reads_back_the_same() -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("schedule.warmup_stesp=3", r"unknown key schedule.warmup_stesp \(did you mean schedule"),
+        (
+            "schedule.warmup_stesp=3",
+            r"^--set: unknown key schedule.warmup_stesp \(did you mean schedule",
+        ),
         ("model.warmup_steps=3", r"did you mean schedule.warmup_steps\?"),
         ("lr=3", r"did you mean deepspeed.optimizer.params.lr, a key of the DeepSpeed JSON\?"),
         ("optimizer.lr=3", r"did you mean deepspeed.optimizer.params.lr, a key of"),

@@ -15,6 +15,7 @@ from bertds.cost_model.flops import (
     mean_masked_per_row,
     parameter_count,
 )
+from bertds.cost_model.step_time import muon_flops
 from tests.support.plan_settings import LARGE, MODERN_BASE
 
 
@@ -59,14 +60,21 @@ def test_masked_tokens_are_a_share_at_least_one_and_at_most_the_limit() -> None:
         (MODERN_BASE, 50368),
     ],
 )
-def test_parameters_are_counted_as_the_model_has_them(model: ModelConfig, words: int) -> None:
+def test_parameters_and_muon_are_counted_as_the_model_has_them(
+    model: ModelConfig, words: int
+) -> None:
     import torch
 
     from bertds.model.build import build_model
+    from bertds.optim.muon import is_hidden_matrix
 
     with torch.device("meta"):
-        real = sum(p.numel() for p in build_model(model, words).parameters())
-    assert parameter_count(model, words) == real
+        real = dict(build_model(model, words).named_parameters())
+    assert parameter_count(model, words) == sum(p.numel() for p in real.values())
+    shapes = [tuple(p.shape) for n, p in real.items() if is_hidden_matrix(n, tuple(p.shape))]
+    # One iteration: x @ x.t(), its square, and the product with x.
+    products = sum(4 * min(s) ** 2 * max(s) + 2 * min(s) ** 3 for s in shapes)
+    assert muon_flops(model) == 5 * products
 
 
 def test_a_modern_encoder_is_counted_by_hand() -> None:

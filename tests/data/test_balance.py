@@ -111,7 +111,7 @@ def test_stored_rows_are_balanced_too(config, tmp_path, tokenizer, vocab) -> Non
     chunks = build_instances(shards, 0, source.settings, 7, tokenizer=tokenizer)
     for number, arrays in enumerate(chunks):
         path = tmp_path / f"w_training_{number}.hdf5"
-        write_instance_file(path, [arrays], sequence_length=LENGTH, max_predictions=PREDICTIONS)
+        write_instance_file(path, arrays)
     stored = replace(config, path=str(tmp_path), vocab=str(vocab))
     for balanced, plain in zip(
         steps_of(stored, 2, 3, 3), steps_of(replace(stored, balance="rows"), 1, 24, 3), strict=True

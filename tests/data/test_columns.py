@@ -85,18 +85,11 @@ def test_rows_are_written_at_their_places_and_nowhere_else() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 30])
-def test_files_of_known_length_hold_the_same_rows(tmp_path: Path, count: int) -> None:
+def test_columns_that_are_not_compressed_are_contiguous(tmp_path: Path, count: int) -> None:
     columns = plain_layout(some_rows(count, 3))
-    sizes = {"sequence_length": S, "max_predictions": P, "compression": "none"}
-    write_instance_file(tmp_path / "a.hdf5", [columns], **sizes)
-    half = {name: column[: count // 2] for name, column in columns.items()}
-    rest = {name: column[count // 2 :] for name, column in columns.items()}
-    assert write_instance_file(tmp_path / "b.hdf5", [half, rest], **sizes, rows=count) == count
-    with h5py.File(tmp_path / "a.hdf5") as a, h5py.File(tmp_path / "b.hdf5") as b:
-        assert set(a) == set(b)
-        for name in a:
-            assert a[name].dtype == b[name].dtype and np.array_equal(a[name], b[name])
-            assert b[name].chunks is None
-    with pytest.raises(ValueError, match="expected"):
-        write_instance_file(tmp_path / "c.hdf5", [columns], **sizes, rows=count + 1)
-    assert not (tmp_path / "c.hdf5").exists()
+    assert write_instance_file(tmp_path / "a.hdf5", columns, compression="none") == count
+    with h5py.File(tmp_path / "a.hdf5") as file:
+        assert set(file) == set(columns)
+        for name, column in columns.items():
+            assert file[name].dtype == column.dtype and np.array_equal(file[name], column)
+            assert file[name].chunks is None

@@ -25,7 +25,7 @@ def write_rows(path: Path) -> None:
     shapes = {n: (ROWS, widths[n]) if n in widths else (ROWS,) for n in INSTANCE_DTYPES}
     rng = np.random.default_rng(0)
     rows = {n: rng.integers(0, 99, shapes[n]).astype(d) for n, d in INSTANCE_DTYPES.items()}
-    write_instance_file(path, [rows], sequence_length=LENGTH, max_predictions=PREDICTIONS)
+    write_instance_file(path, rows)
 
 
 def write_shard(path: Path) -> None:

@@ -13,6 +13,7 @@ from bertds.config.batch_plan import BatchPlan
 from bertds.config.recipe import DataConfig
 from bertds.config.row_settings import RowSettings
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
+from bertds.data.formats.padded_columns import join_columns
 from bertds.data.loader import BatchLoader, DataPosition, open_source, validation_batches
 from bertds.data.order import EpochOrder, advance, shard_order
 from bertds.data.samples.flat_rows import build_instances
@@ -210,14 +211,12 @@ def test_unequal_shards_end_no_rank_early(tmp_path, make_shard, tokenizer, vocab
         for n in range(4)
         for chunk in build_instances([make_shard(200, n)], 0, settings, n, tokenizer=tokenizer)
     ]
-    rows = {name: np.concatenate([c[name] for c in everything]) for name in everything[0]}
+    rows = join_columns(everything)
     total = 0
     for number, count in enumerate((1, 7, 1000)):
         part = {name: array[total : total + count] for name, array in rows.items()}
         path = tmp_path / f"x_training_{number}.hdf5"
-        total += write_instance_file(
-            path, [part], sequence_length=LENGTH, max_predictions=PREDICTIONS
-        )
+        total += write_instance_file(path, part)
     config = DataConfig(path=str(tmp_path), vocab=str(vocab), sequence_length=LENGTH)
     source = open_source(config, 1)
     assert source.samples_in_epoch(0) == source.samples_in_epoch(5) == 1008
@@ -230,12 +229,9 @@ def test_unequal_shards_end_no_rank_early(tmp_path, make_shard, tokenizer, vocab
 
 def test_instance_files_are_served_as_written(tmp_path, make_shard, tokenizer, vocab):
     settings = RowSettings(sequence_length=LENGTH, max_predictions=PREDICTIONS)
-    chunks = list(build_instances([make_shard(50)], 0, settings, 1, tokenizer=tokenizer))
+    written = join_columns(build_instances([make_shard(50)], 0, settings, 1, tokenizer=tokenizer))
     path = tmp_path / "a.hdf5"
-    count = write_instance_file(
-        path, chunks, sequence_length=LENGTH, max_predictions=PREDICTIONS, compression="none"
-    )
-    written = {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
+    count = write_instance_file(path, written, compression="none")
     config = DataConfig(path=str(path), vocab=str(vocab), sequence_length=LENGTH)
     source = open_source(config, 1)
     assert source.has_pairs and source.samples_in_epoch(0) == count
@@ -263,7 +259,7 @@ def test_prepared_folder_and_instance_files_of_it_give_the_same_rows(config, tok
     shards = [source.shard(n) for n in range(source.shards)]
     path = tmp_path / "x_training_0.hdf5"
     chunks = build_instances(shards, 2, source.settings, 7, tokenizer=source.tokenizer)
-    count = write_instance_file(path, chunks, sequence_length=LENGTH, max_predictions=PREDICTIONS)
+    count = write_instance_file(path, join_columns(chunks))
     vocab = str(source.tokenizer.files["vocab.txt"])
     static = open_source(replace(config, path=str(path), vocab=vocab), 7)
     assert count == source.samples_in_epoch(2)
@@ -298,7 +294,7 @@ def test_micro_batches_have_the_agreed_types(config):
 @pytest.mark.parametrize("world", [1, 2, 5, 40])
 @pytest.mark.parametrize("micro", [1, 4, 1000])
 def test_validation_covers_each_sample_once_at_any_world_size(config, world, micro):
-    source = open_source(config, 7).sibling("validation")
+    source = open_source(config, 7).held_out()
     expected = [row for m in validation_batches(source, 3, 0, 1, seed=7) for row in rows_of(m)]
     assert len(expected) == source.samples_in_epoch(0)
     found = []
@@ -324,7 +320,7 @@ def test_validation_can_take_an_even_part_and_spans_shards(config):
 def test_splits_do_not_overlap(config):
     train, validation = open_source(config, 7), open_source(config, 7, split="validation")
     assert train.describe()["documents"] == 34 and validation.describe()["documents"] == 4
-    assert train.sibling("validation").describe() == validation.describe()
+    assert train.held_out().describe() == validation.describe()
     counts = train.token_counts()
     assert counts.sum() == train.describe()["tokens"] and len(counts) == 400
 

@@ -15,6 +15,7 @@ from bertds.config.batch_plan import BatchPlan
 from bertds.config.recipe import DataConfig
 from bertds.config.row_settings import RowSettings
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
+from bertds.data.formats.padded_columns import join_columns
 from bertds.data.loader import BatchLoader, open_source
 from bertds.data.rng import random_u64
 from bertds.data.samples.flat_rows import build_instances
@@ -195,8 +196,8 @@ def test_text_gives_the_rows_that_its_tokens_in_shards_give(sentences, vocab, tm
     for a, b in zip(one.micro_batches, two.micro_batches, strict=True):
         assert a.input_ids.tolist() == b.input_ids.tolist()
         assert a.masked_lm_positions.tolist() == b.masked_lm_positions.tolist()
-    assert open_source(small(folder), 1).sibling("validation") is None
-    assert text.sibling("validation") is None
+    assert open_source(small(folder), 1).held_out() is None
+    assert text.held_out() is None
 
 
 def test_instance_folders_have_their_own_splits_and_find_the_tokenizer(
@@ -210,15 +211,13 @@ def test_instance_folders_have_their_own_splits_and_find_the_tokenizer(
     settings = RowSettings(sequence_length=32, max_predictions=5)
     for split in ("training", "test"):
         chunks = build_instances([make_shard(20)], 0, settings, 1, tokenizer=tokenizer)
-        write_instance_file(
-            folder / f"wiki_{split}_0.hdf5", chunks, sequence_length=32, max_predictions=5
-        )
+        write_instance_file(folder / f"wiki_{split}_0.hdf5", join_columns(chunks))
     for path in (folder, folder.parent):
         source = open_source(small(path), 1)
         assert source.describe()["shards"] == 1 and source.tokenizer.lower_case is False
-        assert source.sibling("validation").describe()["split"] == "validation"
+        assert source.held_out().describe()["split"] == "validation"
     single = small(folder / "wiki_training_0.hdf5")
-    assert open_source(single, 1).sibling("validation") is None
+    assert open_source(single, 1).held_out() is None
     with pytest.raises(DataError, match=r"rows of 32 tokens, but data\.sequence_length=16"):
         open_source(replace(single, sequence_length=16), 1)
     assert open_source(replace(single, sequence_length=64), 1).describe()["rows"] > 20

@@ -76,6 +76,7 @@ def test_the_forecast_is_close_to_the_result(
     assert not out.exists()
     said = capsys.readouterr().err
     assert said.startswith("estimate from a sample")  # and nothing of the sample's stages
+    assert re.search(r"with 1 worker$", said, re.MULTILINE)
     found = told(said)
     if vocabulary == "--train-vocab":
         assert found["text"][2] > 1000  # it runs; the numbers are checked below

@@ -102,7 +102,7 @@ def test_a_terminal_gets_colours(prepared: Path) -> None:
     row = next(shard_rows(prepared, Manifest.load(prepared), "train", 0, 1, 64))
     console = Console(force_terminal=True, color_system="standard", width=200, highlight=False)
     with console.capture() as capture:
-        console.print(describe(0, row, words, "nsp"))
+        console.print(describe("row 0", row, words, "nsp"))
     masked = words[row.ids[min(row.masked)]]
     assert f"\x1b[1;31m{masked}\x1b[0m\x1b[32m{{" in capture.get()
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from bertds.display import charts
-from bertds.display.charts import BarChart, Chart, smooth, thousands
+from bertds.display import bar_charts
+from bertds.display.bar_charts import BarChart
+from bertds.display.charts import Chart, smooth, thousands
 from bertds.display.theme import DARK, LIGHT, Theme
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def texts(chart: BarChart) -> dict[str, ElementTree.Element]:
 
 def histogram() -> BarChart:
     counts = np.array([0, 10, 0, 89, 1])
-    return charts.histogram("Lengths", counts, [(0, "0"), (2, "<20"), (5, "50 +")], 3.5, "A note.")
+    return bar_charts.histogram(
+        "Lengths", counts, [(0, "0"), (2, "<20"), (5, "50 +")], 3.5, "A note."
+    )
 
 
 def curve() -> Chart:
@@ -76,23 +79,23 @@ def test_the_bars_of_a_histogram_are_as_high_as_their_shares() -> None:
 )
 def test_its_levels_are_round(share: float, levels: list[str]) -> None:
     bins = round(1 / share)
-    found = texts(charts.histogram("Even", np.full(bins, 1000), []))
+    found = texts(bar_charts.histogram("Even", np.full(bins, 1000), []))
     assert list(found) == levels
 
 
 def test_an_empty_histogram_is_drawn() -> None:
-    assert charts.histogram("Nothing", np.array([], np.int64), [], None).elements()
+    assert bar_charts.histogram("Nothing", np.array([], np.int64), [], None).elements()
 
 
 def test_labels_do_not_touch() -> None:
     ticks = [(0, "1,000"), (0.2, "2,000"), (2, "5,000"), (2.1, "6,000"), (5, "10,000")]
-    found = texts(charts.histogram("Lengths", np.array([1, 0, 2, 0, 0]), ticks))
+    found = texts(bar_charts.histogram("Lengths", np.array([1, 0, 2, 0, 0]), ticks))
     assert [text for text in found if "%" not in text] == ["1,000", "5,000", "10,000"]
 
 
 def test_bars_are_as_long_as_their_values_and_rare_ones_are_visible() -> None:
     rows = [("a", 1000.0, ""), ("b", 500.0, ""), ("c", 1.0, ""), ("d", 0.0, "")]
-    lengths = [box.width for box in charts.bars("Dropped", rows).boxes]
+    lengths = [box.width for box in bar_charts.bars("Dropped", rows).boxes]
     assert lengths == pytest.approx([lengths[0] * f for f in (1, 0.5, 0.006, 0)])
 
 
@@ -115,7 +118,7 @@ def test_a_histogram_is_in_percent_with_its_median() -> None:
     ],
 )
 def test_the_name_of_a_bar_is_not_cut_off(name: str, shown: str) -> None:
-    found = texts(charts.bars("Dropped", [("written", 9.0, "9  (90%)"), (name, 1.0, "1")]))
+    found = texts(bar_charts.bars("Dropped", [("written", 9.0, "9  (90%)"), (name, 1.0, "1")]))
     assert {"written", shown, "9  (90%)", "1"} == set(found)
     end = float(found[shown].attrib["x"])  # in points: 72 per inch
     assert end >= 5.6 * len(shown)
@@ -123,12 +126,12 @@ def test_the_name_of_a_bar_is_not_cut_off(name: str, shown: str) -> None:
 
 
 def test_shares_name_their_parts() -> None:
-    found = texts(charts.shares("Masks", [("128", (("[MASK]", 0.8), ("itself", 0.2)))]))
+    found = texts(bar_charts.shares("Masks", [("128", (("[MASK]", 0.8), ("itself", 0.2)))]))
     assert list(found) == ["128", "[MASK] 80.0%", "itself 20.0%"]
 
 
 def test_a_text_of_a_chart_stays_text() -> None:
-    assert "<b> & co" in texts(charts.bars("Sources", [("<b> & co", 1.0, "1")]))
+    assert "<b> & co" in texts(bar_charts.bars("Sources", [("<b> & co", 1.0, "1")]))
 
 
 def test_smoothing_is_a_running_mean() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from bertds.config.recipe import DataConfig
 from bertds.config.row_settings import RowSettings
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
+from bertds.data.formats.padded_columns import join_columns
 from bertds.data.samples.flat_rows import build_instances
 from bertds.data.sources.open import open_source
 from tests.support.fork_server import ForkServer
@@ -27,16 +27,13 @@ def instance_folder(tmp_path_factory: pytest.TempPathFactory, tiny_vocab: Path) 
     data = DataConfig(path=str(prepared), sequence_length=32, max_predictions_per_sequence=5)
     source = open_source(data, 1)
     shards = [source.shard(number) for number in range(source.shards)]
-    chunks = list(build_instances(shards, 0, SHAPE, 1, tokenizer=source.tokenizer))
-    whole = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    whole = join_columns(build_instances(shards, 0, SHAPE, 1, tokenizer=source.tokenizer))
     assert len(whole["input_ids"]) >= 1008
     folder = tmp_path_factory.mktemp("instances")
     for number, (begin, end) in enumerate([(0, 1), (1, 8), (8, 1008)]):
         write_instance_file(
             folder / f"tiny_training_{number}.hdf5",
-            [{name: rows[begin:end] for name, rows in whole.items()}],
-            sequence_length=32,
-            max_predictions=5,
+            {name: rows[begin:end] for name, rows in whole.items()},
         )
     yield folder
 

@@ -33,6 +33,7 @@ from bertds.checkpoint.manifest import digest
 from bertds.cli import main
 from bertds.config.row_settings import RowSettings
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
+from bertds.data.formats.padded_columns import join_columns
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.samples.flat_rows import build_instances
 from bertds.data.vocabulary import load_tokenizer_info
@@ -259,7 +260,7 @@ def _write_rows(folder: Path) -> None:
     tokenizer = load_tokenizer_info(folder / "vocab.txt", True)
     shard = TokenShard.open(folder / "data/validation/shard_00000.h5")
     chunks = build_instances([shard], 0, RowSettings(pairs="nsp", **shape), 1, tokenizer=tokenizer)
-    write_instance_file(folder / "rows.hdf5", chunks, **shape)
+    write_instance_file(folder / "rows.hdf5", join_columns(chunks))
 
 
 LETTERS = str.maketrans("0123456789", "abcdefghij")

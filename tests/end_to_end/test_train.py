@@ -21,6 +21,7 @@ from bertds.config.ramps import BatchRamp, MaskRate
 from bertds.config.recipe import DataConfig
 from bertds.config.row_settings import RowSettings
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
+from bertds.data.formats.padded_columns import join_columns
 from bertds.data.loader import BatchLoader, open_source
 from bertds.data.samples.flat_rows import build_instances
 from bertds.monitor.mfu import Meter
@@ -385,7 +386,7 @@ def test_rows_without_pair_labels_have_no_next_sentence_scores(
         chunks = build_instances(shards, 0, rows, 1, tokenizer=source.tokenizer)
         path = tmp_path / "rows" / f"x_{split}_0.hdf5"
         path.parent.mkdir(exist_ok=True)
-        write_instance_file(path, chunks, sequence_length=32, max_predictions=5)
+        write_instance_file(path, join_columns(chunks))
     arguments = [part for part in command("run") if not part.startswith("data.path=")]
     arguments += [f"data.path={tmp_path / 'rows'}", f"data.vocab={tiny_vocab}"]
     code, text = fork_server.run(arguments, output=tmp_path)

@@ -159,7 +159,6 @@ def test_ner_squad_and_regression_run_through(tiny_bert: Path, tmp_path: Path) -
         (["--task", "sst2"], "--data DIR_OR_HUB is required"),
         (["--task", "sst2", "--data", "no_such_folder"], "no such folder"),
         (["--task", "sst2", "--data", "GLUE", "--epochs", "0"], "--epochs 0.0: must be above 0"),
-        (["--task", "sst2", "--data", "GLUE", "--regression"], "--regression"),
         (["--task", "sst2", "--data", "GLUE", "--mnli-first"], "--mnli-first"),
         (["--task", "cola", "--data", "GLUE"], "no training file"),
         (["--task", "sst2", "--data", "GLUE", "--model", "no_such_model"], "no_such_model"),

@@ -23,7 +23,10 @@ def save(folder: Path, columns: dict[str, list], classes: list[str] | None = Non
 
     table = datasets.Dataset.from_dict(columns)
     if classes:
-        table = table.cast_column("label", datasets.ClassLabel(names=classes))
+        name = datasets.ClassLabel(names=classes)
+        tagged = "ner_tags" in columns
+        column = "ner_tags" if tagged else "label"
+        table = table.cast_column(column, datasets.Sequence(name) if tagged else name)
     datasets.DatasetDict({"train": table, "validation": table}).save_to_disk(folder)
     return folder
 
@@ -92,3 +95,36 @@ def test_columns_are_chosen_as_in_a_file(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             load(folder, **columns)
+
+
+@pytest.mark.parametrize(
+    ("tags", "classes", "found"),
+    [([[0, -1]], ["O", "B-X"], "-1"), ([[0, 1]], None, "0"), ([["O", "X"]], None, "'X'")],
+)
+def test_what_is_no_tag_is_refused(
+    tags: list[list[int | str]], classes: list[str] | None, found: str, tmp_path: Path
+) -> None:
+    """A number of -1 was the last of the names."""
+    folder = save(tmp_path / "data", {"tokens": [["a", "b"]], "ner_tags": tags}, classes)
+    with pytest.raises(DataError, match=f"train, row 0: {found} is not a tag"):
+        load_task(TASKS["ner"], DataOptions(data=str(folder)))
+
+
+def test_questions_are_checked_like_those_of_a_file(tmp_path: Path) -> None:
+    def answers(text: str, start: int) -> dict[str, list]:
+        return {"text": [text], "answer_start": [start]}
+
+    given = [answers("cat", 4)] * 150 + [answers("dog", 4)]
+    ids = [str(number) for number in range(len(given))]
+    rows = {"id": ids, "question": ["who?"] * 151, "context": ["the cat sat"] * 151}
+    folder = save(tmp_path / "data", {**rows, "answers": given})
+    data = load_task(TASKS["squad"], DataOptions(data=str(folder)))
+    # A wrong offset would teach a wrong span; scores do not use it.
+    assert len(data.train.rows) == 150 and len(data.dev[0].rows) == 151
+    assert "train, question 150: answer 'dog' is not at position 4" in data.left_out[0]
+
+    none: dict[str, list] = {"text": [], "answer_start": []}
+    folder = save(tmp_path / "v2", {**rows, "answers": [*given[:150], none]})
+    with pytest.raises(DataError, match=r"train: the question '150' has no answer.*squad_v2"):
+        load_task(TASKS["squad"], DataOptions(data=str(folder)))
+    assert len(load_task(TASKS["squad_v2"], DataOptions(data=str(folder))).train.rows) == 151

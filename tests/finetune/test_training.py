@@ -11,6 +11,7 @@ from bertds.finetune.loop import (
     TorchStepper,
     TrainSettings,
     learning_rate_at,
+    mean_loss,
     predict,
     train,
 )
@@ -175,3 +176,21 @@ def test_a_batch_with_only_the_end_of_a_word_is_passed_over(tiny_bert: Path) -> 
     settings = TrainSettings(learning_rate=1e-3, epochs=1, batch_size=1, batching="random")
     report = train(TorchStepper(model, settings, 0), rows, settings)
     assert report.steps == 2 and math.isfinite(report.last_loss)
+
+
+def test_the_loss_of_a_span_does_not_depend_on_padding(tiny_bert: Path) -> None:
+    """Without padding it is that of transformers."""
+    from transformers import AutoModelForQuestionAnswering
+
+    model = AutoModelForQuestionAnswering.from_pretrained(tiny_bert).eval()
+    rows = [
+        Example(
+            list(range(5, 5 + length)), [0] * length, {"start_positions": 1, "end_positions": 2}
+        )
+        for length in (4, 9)
+    ]
+    alone = [float(model(**collate([row], 0)).loss.detach()) for row in rows]
+    for row, loss in zip(rows, alone, strict=True):
+        assert float(mean_loss(model, collate([row], 0)).detach()) == pytest.approx(loss, rel=1e-6)
+    together = float(mean_loss(model, collate(rows, 0)).detach())
+    assert together == pytest.approx(sum(alone) / 2, rel=1e-5)

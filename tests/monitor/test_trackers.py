@@ -56,7 +56,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_progress_lines_say_what_is_left(said: list[str]) -> None:
-    lines = ProgressLines(100, least_seconds=0.0)
+    lines = ProgressLines(TimeLeft(100), least_seconds=0.0)
     lines.line(train_line(10))
     lines.line(train_line(50))
     assert "step 50/100" in said[1] and "left" in said[1]
@@ -67,9 +67,8 @@ def test_the_display_of_a_resumed_run_begins_at_its_step() -> None:
     from rich.console import Console
 
     screen = io.StringIO()
-    shown = ProgressBar(
-        "phase1", 100, console=Console(file=screen, force_terminal=True, width=80), step=40
-    )
+    console = Console(file=screen, force_terminal=True, width=80)
+    shown = ProgressBar("phase1", TimeLeft(100), console, step=40)
     shown.close()
     assert "40/100 steps" in screen.getvalue() and "resuming" in screen.getvalue()
     assert "0/100 steps" not in screen.getvalue().replace("40/100", "")
@@ -84,7 +83,7 @@ def test_display_shows_all_at_any_width(width: int, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=width, height=20)
-    shown = ProgressBar("phase1", 100, console=console)
+    shown = ProgressBar("phase1", TimeLeft(100), console)
     shown.line(train_line(10, mfu=0.413))
     shown.line(train_line(60, mfu=0.413))
     shown.close()
@@ -127,7 +126,7 @@ def test_a_full_disk_silences_tensorboard_and_not_the_run(
     tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorboard")
-    board = tracking.TensorBoardTracker(tmp_path)
+    board = tracking.Service("TensorBoard", tracking.TensorBoardTracker(tmp_path))
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -335,7 +334,7 @@ def test_time_left_counts_the_phases_that_follow(
     clock = iter([0.0, 0.0, 100.0, 100.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     later = [LaterPhase("b.yaml", 1e15), LaterPhase("c.yaml", 2e15)]
-    lines = ProgressLines(100, TimeLeft(100, later, devices=2), least_seconds=0.0)
+    lines = ProgressLines(TimeLeft(100, later, devices=2), least_seconds=0.0)
     lines.line(train_line(10, tflops=1.0))
     lines.line(train_line(60, tflops=1.0))  # 100 s for 50 steps: 80 s for 40; 1,500 s later
     assert "left" not in said[0]
@@ -352,7 +351,7 @@ def test_a_run_limited_by_time_shows_the_remaining_time(
     clock = iter([0.0, 0.0, 36.0, 36.0, 108.0, 108.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     left = TimeLeft(10**6, clock_hours=0.1, seconds=72.0)
-    lines = ProgressLines(10**6, left, least_seconds=0.0)
+    lines = ProgressLines(left, least_seconds=0.0)
     lines.line(train_line(30, seconds=36.0))
     lines.line(train_line(40, seconds=36.0))
     assert "step 30/100 " in said[0] and "step 40/100 " in said[1]

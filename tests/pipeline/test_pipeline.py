@@ -173,7 +173,7 @@ def test_a_corpus_without_held_out_text_ends_without_scores(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(TokenSource, "has_split", lambda *_: False)
+    monkeypatch.setattr(TokenSource, "held_out", lambda _: None)
     assert train_entry(command("target", "validation.stop_at_loss=4.0")) == 2
     assert "validation.stop_at_loss=4.0: " in capsys.readouterr().err
     assert train_entry(command("run", "schedule.total_steps=2")) == 0

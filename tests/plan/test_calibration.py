@@ -18,7 +18,8 @@ from bertds.cost_model.flops import forward_backward_flops, masked_per_row, para
 from bertds.cost_model.hardware import find
 from bertds.distributed.rank_info import free_port
 from bertds.errors import UserError
-from bertds.plan.calibration import calibrate, read_run, train_lines
+from bertds.monitor.run_files import read_metrics
+from bertds.plan.calibration import calibrate, read_run
 from bertds.plan.forecast import forecast
 from tests.support.made_runs import add_vocabulary, make_run, train_line
 
@@ -305,7 +306,7 @@ def test_calibration_with_two_processes(repository: Path, tiny_data: Path, tmp_p
     assert plan.batch.world_size == 2 and plan.batch.gradient_accumulation_steps == 2
     assert plan.memory_gib == pytest.approx(measured["memory_gib"], rel=0.10)
     # The rate is one process's: what both did, in the CPU seconds of one, shared by two.
-    lines = train_lines(first)
+    lines = read_metrics(first / "metrics.jsonl").train
     tflops = sorted(line["tflops"] for line in lines[1:])
     assert tflops[0] <= calibrate(first).rate / 1e12 <= tflops[-1]
 
@@ -341,7 +342,9 @@ def test_time_of_a_real_run_within_25_percent_after_calibration(
             "deepspeed.train_micro_batch_size_per_gpu=24",
         )
         finish([*small, *large])
-        measured = median(line["seconds"] for line in train_lines(second)[1:])
+        measured = median(
+            line["seconds"] for line in read_metrics(second / "metrics.jsonl").train[1:]
+        )
         plan = planned(second, first)
         found = plan.step.total
         print(f"measured {measured:.3f} s a step, planned {found:.3f}")  # pytest -s

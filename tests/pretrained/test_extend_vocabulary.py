@@ -40,13 +40,18 @@ def test_pieces_are_split_longest_first() -> None:
     assert split_piece("xyz", numbers) == split_piece("##xyz", numbers) == []
 
 
-def test_new_pieces_start_as_the_mean_of_their_split(folder: Path, tmp_path: Path) -> None:
+def test_new_pieces_start_as_the_mean_of_their_split(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from transformers import AutoTokenizer, BertForPreTraining
 
     (tmp_path / "words.txt").write_text("protein\ngene\n##teins\nxyz\n")
     assert (
         main(["extend", str(folder), str(tmp_path / "new"), "--words", str(tmp_path / "words.txt")])
         == 0
+    )
+    assert capsys.readouterr().out.endswith(
+        ": 3 new tokens; 1 token that the old vocabulary cannot split got the embedding of [UNK]\n"
     )
     old = BertForPreTraining.from_pretrained(folder)
     new = BertForPreTraining.from_pretrained(tmp_path / "new")

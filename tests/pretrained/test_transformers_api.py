@@ -11,10 +11,10 @@ import torch
 
 import bertds
 from bertds.cli import main
+from bertds.data.model_names import MODELS, hub_id, resolve
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import CheckpointError
 from bertds.pretrained.load import load_pretrained
-from bertds.pretrained.transformers_api import MODELS, hub_id, resolve
 from tests.support.bert_folder import SIZES, write_bert
 
 

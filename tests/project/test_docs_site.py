@@ -48,4 +48,8 @@ def test_the_search_works_where_pages_are_opened_as_files(repository: Path) -> N
     text = (repository / "mkdocs.yml").read_text(encoding="utf-8")
     config = yaml.safe_load(text)
     assert "offline" in config["plugins"] and config["use_directory_urls"] is False
+    # Without it, the plugin adds a script from a CDN, and the search is missing without a network.
+    (script,) = config["extra"]["polyfills"]
+    assert "iframe-worker" in script  # by this word the plugin knows it
+    assert "window.IFrameWorker=" in (repository / "docs" / script).read_text(encoding="utf-8")
     assert config["hooks"] == ["docs/command_options.py"]

@@ -13,6 +13,8 @@ from typing import NoReturn
 import pytest
 
 SCRIPT = Path(__file__).with_name("cluster.sh")
+ASKING_SECONDS = 0.3
+"""The pause between two questions to Slurm: each starts three processes, beside the training."""
 COMMANDS = ("slurmctld", "slurmd", "sbatch", "scontrol", "unshare", "nsenter", "ip")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 # sbatch hands the caller's environment on to the job.
@@ -82,10 +84,12 @@ class Lab:
 
     def wait(self, job: str, timeout: float = 480) -> dict[str, str]:
         """Wait until a job has ended for good; return what Slurm says about it."""
-        self.until(lambda: self.state(job) in ENDED, timeout, job)
+        self.until(lambda: self.state(job) in ENDED, timeout, job, ASKING_SECONDS)
         return self.job(job)
 
-    def until(self, condition: Callable[[], object], timeout: float, job: str = "") -> None:
+    def until(
+        self, condition: Callable[[], object], timeout: float, job: str = "", pause: float = 0.05
+    ) -> None:
         deadline = time.monotonic() + timeout
         look = 0.0
         while not condition():
@@ -96,7 +100,7 @@ class Lab:
             if time.monotonic() > deadline:
                 shown = self.run("scontrol", "show", "job", job) if job else ""
                 raise AssertionError(f"nothing in {timeout} s\n{shown}\n{self.run('sinfo', '-Nl')}")
-            time.sleep(0.05)
+            time.sleep(pause)
 
     def until_steps(self, job: str, run: Path, more: int = 1, timeout: float = 480) -> None:
         """Wait until the job, as it runs now, has written some lines to metrics.jsonl."""
@@ -132,7 +136,7 @@ class Lab:
                 hurried = True
             return int(now["Restarts"]) >= restart and now["JobState"] == "RUNNING"
 
-        self.until(runs, timeout, job)
+        self.until(runs, timeout, job, ASKING_SECONDS)
 
     def log(self, job: str) -> str:
         path = Path(self.job(job)["StdErr"])

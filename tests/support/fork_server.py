@@ -123,7 +123,18 @@ class ForkServer:
         Raises:
             AssertionError: a rank did not end with 0.
         """
-        ranks = self._fork({"cases": str(cases)}, world_size, output, {}, {})
+        return self._run_to_the_end({"cases": str(cases)}, world_size, output)
+
+    def run_bertds(self, command: list[str], world_size: int, output: Path) -> str:
+        """Run ``bertds COMMAND`` on every rank to the end; return what all ranks printed.
+
+        Raises:
+            AssertionError: a rank did not end with 0.
+        """
+        return self._run_to_the_end({"bertds": command}, world_size, output)
+
+    def _run_to_the_end(self, work: dict[str, Any], world_size: int, output: Path) -> str:
+        ranks = self._fork(work, world_size, output, {}, {})
         codes = ranks.wait(300)
         texts = [ranks.text(rank) for rank in range(world_size)]
         assert codes == [0] * world_size, "\n----\n".join(texts)
@@ -179,12 +190,16 @@ def _become_rank(request: dict[str, Any]) -> None:
     faulthandler.enable()
     os.environ.clear()
     os.environ.update(request["environment"])
+    from bertds.cli import main
     from bertds.train import entry
     from tests.support import engine_worker
     from tests.support.fault_injection import plant
 
     plant(request["plan"])
-    code = engine_worker.main(request["cases"]) if "cases" in request else entry(request["command"])
+    if "cases" in request:
+        code = engine_worker.main(request["cases"])
+    else:
+        code = main(request["bertds"]) if "bertds" in request else entry(request["command"])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -216,13 +231,14 @@ def _warm(command: list[str]) -> None:
 
 def serve() -> None:
     """Answer requests, one a line, until standard input ends."""
+    import bertds.cli
     import bertds.train
     import bertds.training.build
     import tests.support.engine_worker
     import tests.support.fault_injection
     from bertds.engine.process_group import import_deepspeed
 
-    assert bertds.training.build and bertds.train
+    assert bertds.cli and bertds.training.build and bertds.train
     assert tests.support.engine_worker and tests.support.fault_injection
     import_deepspeed()
     import torch

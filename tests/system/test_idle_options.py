@@ -28,6 +28,7 @@ PIPELINE = ["pipeline", "--work", "w", "--books", "b"]
             [*FINETUNE, "sst2", "--text-column", "t"],
             "--text-column cannot be used with --task sst2",
         ),
+        ([*FINETUNE, "glue", "--regression"], "--regression cannot be used with --task glue"),
         (
             [*FINETUNE, "squad", "--null-threshold", "1"],
             "--null-threshold cannot be used with --task squad",

@@ -49,6 +49,37 @@ def test_output_that_cannot_be_written_is_one_line() -> None:
     )
 
 
+def test_ctrl_c_ends_a_command_without_taking_down_its_modules() -> None:
+    """Taking down torch takes seconds."""
+    program = """
+import atexit, sys, threading, types
+from bertds import cli
+
+class Slow:
+    def __del__(self):
+        print("taken down")
+
+def main(argv):
+    threading.Timer(0.2, print, ["thread done"]).start()
+    raise KeyboardInterrupt
+
+slow = Slow()
+atexit.register(print, "atexit done")
+sys.modules["stub"] = types.SimpleNamespace(main=main)
+cli.COMMANDS["models"] = ("stub", "")
+cli.main()
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program, "models"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (found.returncode, found.stderr) == (130, "")
+    assert found.stdout == "thread done\natexit done\n"
+
+
 def test_closed_streams_are_replaced() -> None:
     assert run("B prep --help 0<&- 1>&- 2>&-").returncode == 0
     found = run("B prep --text nowhere --out x --vocab y 0<&- 1>&- 2>&-")

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from bertds.checkpoint.find import step_folders
-from bertds.checkpoint.format import CheckpointReader, read_manifest
+from bertds.checkpoint.format import CheckpointReader
+from bertds.checkpoint.manifest import read_manifest
 from bertds.checkpoint.merge_ranks import convert
 from bertds.display.words import count
 from bertds.errors import EXIT_FAILED, EXIT_OK, CheckpointError, ConfigError
@@ -31,8 +32,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         choices=("merged", "weights"),
         default="merged",
         help="convert: merged = a checkpoint with the state of all ranks, as if saved by one rank, "
-        "including the moments, for init.from; weights = DIR/model.safetensors with unpartitioned "
-        "float32 tensors",
+        "including the moments, for init.from (default); weights = DIR/model.safetensors with "
+        "unpartitioned float32 tensors",
     )
     args = parser.parse_args(argv)
     for option in given_options(parser, args).intersection(("out", "to")):

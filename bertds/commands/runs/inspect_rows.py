@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from bertds.checkpoint.find import step_folders
-from bertds.checkpoint.format import read_manifest
+from bertds.checkpoint.manifest import read_manifest
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import load_config, read_yaml
 from bertds.config.ramps import BatchRamp, MaskRate
@@ -25,10 +25,11 @@ from bertds.data.batches import MicroBatch, cut
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.order import EpochOrder, advance
 from bertds.data.sources.base import Source
+from bertds.data.sources.open import check_recorded_path
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
 from bertds.system.arguments import CommandParser
 from bertds.system.json_fields import parse_json
-from data_prep.report.show_rows import LABELS
+from data_prep.report.show_rows import Row, print_row
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError(f"--limit {args.limit}: must be 0 (all) or more")
     run = Path(args.run)
     config, batch_size = read_run(run, args.data)
+    if not args.data:
+        check_recorded_path(config.data.path)
     source = open_source(config.data, config.run.seed, split="train")
     if args.sample:
         names = np.array([_parse(name) for name in args.sample], dtype=np.int64)
@@ -72,12 +75,16 @@ def main(argv: list[str] | None = None) -> int:
     else:
         names, whole = step(run, config, source, batch_size, args.step)
         rows = iter(whole)
+    from rich.console import Console
+
+    console = Console(highlight=False)
     words = source.tokenizer.pieces()
     for number, (name, row) in enumerate(zip(names.tolist(), rows)):
         if args.limit and number == args.limit:
             print(f"... and {len(names) - args.limit} more")
             break
-        print(describe(name, row, words, config.data.pairs))
+        title = f"sample {name[0]}:{name[1]}"
+        print_row(console, title, row_of(row), words, config.data.pairs)
     return EXIT_OK
 
 
@@ -179,22 +186,16 @@ def sample(source: Source, epoch: int, number: int, mask_rate: float | None = No
     return cut(flat, 1, source.sequence_length)[0]
 
 
-def describe(name: list[int], row: MicroBatch, words: list[str], pairs: str) -> str:
-    """Return one row as text."""
-    ids, segments = row.input_ids.tolist(), row.segment_ids.tolist()
-    shown = [words[number] for number in ids]
-    for position, original in zip(row.masked_lm_positions.tolist(), row.masked_lm_ids.tolist()):
-        shown[position] += "{" + words[original] + "}"
-    head = f"sample {name[0]}:{name[1]}  {len(ids)} tokens, {len(row.masked_lm_ids)} masked"
-    if row.next_sentence_labels is not None:
-        label = int(row.next_sentence_labels[0])
-        head += f", next_sentence_label {label} ({LABELS.get(pairs, LABELS['nsp'])[label]})"
-    lines = [head]
-    for segment, letter in ((0, "A"), (1, "B")):
-        part = [word for word, own in zip(shown, segments) if own == segment]
-        if part:
-            lines.append(f"  {letter}  {' '.join(part)}")
-    return "\n".join(lines)
+def row_of(batch: MicroBatch) -> Row:
+    """Return a micro batch of one row in the form in which rows are printed."""
+    masks = zip(batch.masked_lm_positions.tolist(), batch.masked_lm_ids.tolist())
+    labels = batch.next_sentence_labels
+    return Row(
+        batch.input_ids.tolist(),
+        batch.segment_ids.tolist(),
+        dict(masks),
+        None if labels is None else int(labels[0]),
+    )
 
 
 def _parse(name: str) -> tuple[int, int]:

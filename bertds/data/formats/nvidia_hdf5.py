@@ -15,8 +15,9 @@ next_sentence_labels  i1 [N]     1 = random, 0 = true next; may be missing
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,93 +90,54 @@ def instance_file_name(dataset: str, split: str, number: int) -> str:
 
 
 def write_instance_file(
-    path: Path | str,
-    chunks: Iterable[Mapping[str, np.ndarray]],
-    *,
-    sequence_length: int,
-    max_predictions: int,
-    compression: str = "gzip",
-    rows: int | None = None,
+    path: Path | str, columns: Mapping[str, np.ndarray], *, compression: str = "gzip"
 ) -> int:
-    """Write one file atomically, in chunks (memory: the file, and one chunk of rows).
+    """Write one file atomically. Memory: the columns, and the file.
 
     Args:
         path: the final name; its folder must exist.
-        chunks: row arrays in the layout above. If the first chunk has no ``next_sentence_labels``,
-            the file has none.
-        sequence_length: S.
-        max_predictions: P.
+        columns: all rows, as arrays in the layout above; ``next_sentence_labels`` may be missing.
         compression: "gzip" (as NVIDIA's), "lzf" (4 times faster, half as dense) or "none".
-        rows: N, if known. Uncompressed datasets are then contiguous, which is faster to write and
-            can be mapped.
+            Datasets that are not compressed are contiguous, so that they can be mapped.
 
     Returns:
-        The number of rows. The bytes depend only on the rows and the settings.
+        The number of rows. The bytes depend only on the rows and the compression.
 
     Raises:
-        ValueError: an unknown compression, or arrays of wrong shapes.
+        ValueError: an unknown compression.
         BertdsError: the disk is full or the folder cannot be written.
     """
-    if compression not in COMPRESSIONS:
-        raise ValueError(f"compression {compression!r}; allowed: {', '.join(COMPRESSIONS)}")
-    widths = {
-        "input_ids": sequence_length,
-        "input_mask": sequence_length,
-        "segment_ids": sequence_length,
-        "masked_lm_positions": max_predictions,
-        "masked_lm_ids": max_predictions,
-        "next_sentence_labels": 0,
+    typed = {
+        name: columns[name].astype(dtype, copy=False)
+        for name, dtype in INSTANCE_DTYPES.items()
+        if name in columns
     }
-    total, done = rows, 0
     with (
         atomic_path(path) as temporary,
         new_hdf5(temporary, libver=("earliest", "v110")) as file,
     ):
-        for chunk in chunks:
-            # The first chunk decides which datasets the file has.
-            if done == 0 and not file.keys():
-                for name in INSTANCE_DTYPES:
-                    if name in chunk:
-                        _create_dataset(file, name, widths[name], compression, total)
-            if set(chunk) != set(file.keys()):
-                raise ValueError(f"{path}: datasets {sorted(chunk)}, expected {sorted(file)}")
-            count = len(chunk["input_ids"])
-            for name, array in chunk.items():
-                shape = (count, widths[name]) if widths[name] else (count,)
-                if array.shape != shape:
-                    raise ValueError(f"{path}: {name} is {array.shape}, expected {shape}")
-                # Chunked datasets grow with each chunk.
-                if total is None:
-                    file[name].resize(done + count, axis=0)
-                file[name][done : done + count] = array.astype(INSTANCE_DTYPES[name], copy=False)
-            done += count
-        if not file.keys():  # no chunk at all: a file without rows is valid
-            for name in INSTANCE_DTYPES:
-                _create_dataset(file, name, widths[name], compression, total)
-        if total not in (None, done):
-            raise ValueError(f"{path}: received {done} rows, expected {total}")
-    return done
+        # All datasets are created before the first is filled, which decides the layout of the file.
+        for name, array in typed.items():
+            _create_dataset(file, name, array, compression)
+        for name, array in typed.items():
+            file[name][:] = array
+    return len(typed["input_ids"])
 
 
-def _create_dataset(
-    file: h5py.File, name: str, width: int, compression: str, rows: int | None
-) -> None:
-    dtype = INSTANCE_DTYPES[name]
-    if rows is not None and compression == "none":
-        shape = (rows, width) if width else (rows,)
-        file.create_dataset(name, shape=shape, dtype=dtype, track_times=False)
+def _create_dataset(file: h5py.File, name: str, array: np.ndarray, compression: str) -> None:
+    if compression == "none":
+        file.create_dataset(name, shape=array.shape, dtype=array.dtype, track_times=False)
         return
     # Chunks of about 1 MiB, as a compromise between compression and access to single rows.
-    row_bytes = dtype.itemsize * max(1, width)
-    shape = (rows or 0, width) if width else (rows or 0,)
-    chunk_rows = max(1, min(_CHUNK_BYTES // row_bytes, 65_536))
+    rest = array.shape[1:]
+    chunk_rows = max(1, min(_CHUNK_BYTES // (array.itemsize * math.prod(rest)), 65_536))
     file.create_dataset(
         name,
-        shape=shape,
-        maxshape=(None, *shape[1:]),
-        chunks=(chunk_rows, *shape[1:]),
-        dtype=dtype,
-        compression=None if compression == "none" else compression,
+        shape=array.shape,
+        maxshape=(None, *rest),
+        chunks=(chunk_rows, *rest),
+        dtype=array.dtype,
+        compression=compression,
         track_times=False,
     )
 

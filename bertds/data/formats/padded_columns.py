@@ -8,6 +8,8 @@ copies it again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from bertds.system.numba_jit import compiled
@@ -29,6 +31,12 @@ def empty_columns(
     if labels:
         columns["next_sentence_labels"] = np.empty(rows, np.int8)
     return columns
+
+
+def join_columns(chunks: Iterable[Columns]) -> Columns:
+    """Concatenate the rows of chunks, of which there is at least one."""
+    first, *others = chunks
+    return {name: np.concatenate([first[name], *(c[name] for c in others)]) for name in first}
 
 
 @compiled

@@ -295,7 +295,12 @@ def _check_ids(path: Path, token_ids: np.ndarray, vocab_size: int) -> None:
             )
 
 
-def _verify_file(path: Path, info: ShardInfo, verify: Verify) -> None:
+def check_size(path: Path, info: ShardInfo) -> None:
+    """Check that a shard is there in its full size.
+
+    Raises:
+        DataError: it is missing or truncated.
+    """
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -304,6 +309,10 @@ def _verify_file(path: Path, info: ShardInfo, verify: Verify) -> None:
         raise DataError(
             f"{path}: {size} bytes, but the manifest says {info.bytes}; prepare the data again"
         )
+
+
+def _verify_file(path: Path, info: ShardInfo, verify: Verify) -> None:
+    check_size(path, info)
     if verify == "full" and (found := sha256_file(path)) != info.sha256:
         raise DataError(
             f"{path}: damaged: SHA-256 {found[:12]}..., but the manifest says {info.sha256[:12]}..."

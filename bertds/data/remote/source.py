@@ -106,14 +106,11 @@ class RemoteTokenSource(TokenSource):
     def _check_files(self) -> None:
         """Do nothing: a shard's size and checksum are compared when it arrives."""
 
-    def sibling(self, split: str) -> TokenSource | None:
-        """Return another split of the prepared folder, or None if it has no document."""
+    def _open_held_out(self) -> TokenSource:
         assert self._folder is not None
-        if not self.has_split(split):
-            return None
         # Separate fetches, so that requests here do not replace those of training.
         fetches = FetchAhead(self._fetches.cache, self._fetches.url, self._fetches.timeout_seconds)
-        return RemoteTokenSource._of(self._folder, fetches, self.seed, split, self._config)
+        return RemoteTokenSource._of(self._folder, fetches, self.seed, "validation", self._config)
 
     def shard(self, number: int) -> TokenShard:
         """Return an open shard, fetched if necessary; not evicted while it is in use."""

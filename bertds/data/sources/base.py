@@ -103,8 +103,8 @@ class Source(ABC):
         """Return the number of words of the text, or 0 if the shards do not mark words."""
         return 0
 
-    def sibling(self, split: str) -> Source | None:
-        """Return another split of the same data, or None if there is none."""
+    def held_out(self) -> Source | None:
+        """Return the validation split of the same data, or None if there is none."""
         return None
 
     def rows_by_shard(self, epoch: int) -> np.ndarray:

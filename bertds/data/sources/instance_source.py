@@ -30,7 +30,7 @@ BLOCK_BYTES = 256 << 20
 class InstanceBlock(Block):
     """All rows of a few files, unpadded, in memory."""
 
-    def __init__(self, files: Sequence[InstanceRows]) -> None:
+    def __init__(self, files: Sequence[InstanceRows], with_labels: bool) -> None:
         self._tokens = np.concatenate([f.token_ids for f in files])
         self._token_starts = _joined([f.row_offsets for f in files])
         self._seconds = np.concatenate([f.second_start for f in files])
@@ -38,7 +38,7 @@ class InstanceBlock(Block):
         self._masked = np.concatenate([f.masked_ids for f in files])
         self._mask_starts = _joined([f.mask_offsets for f in files])
         labels = [f.labels for f in files if f.labels is not None]
-        self._labels = np.concatenate(labels) if len(labels) == len(files) else None
+        self._labels = np.concatenate(labels) if with_labels else None
         self.rows = len(self._seconds)
 
     def gather(self, numbers: np.ndarray, mask_rate: float | None = None) -> FlatRows:
@@ -118,18 +118,17 @@ class InstanceSource(Source):
         self.block_rows = max(1, BLOCK_BYTES // row_bytes)
         self._path, self._split, self._with_pairs = path, split, with_pairs
 
-    def sibling(self, split: str) -> InstanceSource | None:
-        """Return the ``training`` or ``test`` files of the folder, or None if there are none."""
-        word = "training" if split == "train" else "test"
+    def held_out(self) -> InstanceSource | None:
+        """Return the ``test`` files of the folder, or None if there are none."""
         if self._path.is_file() or not any(
-            word in file.name for file in list_instance_files(self._path)
+            "test" in file.name for file in list_instance_files(self._path)
         ):
             return None
         return InstanceSource(
             self._path,
             self.tokenizer,
             self.seed,
-            split=split,
+            split="validation",
             sequence_length=self.sequence_length,
             with_pairs=self._with_pairs,
         )
@@ -141,10 +140,7 @@ class InstanceSource(Source):
     def open_block(self, epoch: int, shards: Sequence[int]) -> InstanceBlock:
         """Read some files as a whole."""
         files = [read_instances(self._files[n], self.tokenizer.vocab_size) for n in shards]
-        block = InstanceBlock(files)
-        if not self.has_pairs:
-            block._labels = None
-        return block
+        return InstanceBlock(files, self.has_pairs)
 
     def describe(self) -> dict[str, Any]:
         """Return plain facts for the log and the run's record."""

@@ -19,6 +19,19 @@ from bertds.errors import ConfigError, DataError
 from bertds.system.storage import is_url
 
 
+def check_recorded_path(path: str) -> None:
+    """Refuse data that a run names but that is missing, such as by a path relative to elsewhere.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
+    if path and not is_url(path) and not Path(path).exists():
+        raise DataError(
+            f"{path}, the data that the run recorded: no such file or folder; give the path of the "
+            "data with --data"
+        )
+
+
 def open_source(data_config: DataConfig, seed: int, *, split: str = "train") -> Source:
     """Open training data.
 

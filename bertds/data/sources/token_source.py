@@ -11,7 +11,7 @@ import numpy as np
 
 from bertds.config.row_settings import RowSettings
 from bertds.data.formats.manifest import Manifest, ShardInfo
-from bertds.data.formats.token_shards import TokenShard, Verify, offsets_of
+from bertds.data.formats.token_shards import TokenShard, Verify, check_size, offsets_of
 from bertds.data.samples.flat_rows import FlatRows, RowMaker
 from bertds.data.samples.pairing import Pairs, count_shard, partner_number, scan_shard
 from bertds.data.sources.base import Block, Source
@@ -162,11 +162,7 @@ class TokenSource(Source):
         """Check that every shard is there in its full size."""
         assert self._folder is not None
         for info in self._infos:
-            path = self._folder / info.file
-            if not path.is_file():
-                raise DataError(f"{path}: missing, but listed in the manifest")
-            if (size := path.stat().st_size) != info.bytes:
-                raise DataError(f"{path}: {size} bytes, but the manifest says {info.bytes}")
+            check_size(self._folder / info.file, info)
 
     def token_counts(self) -> np.ndarray:
         """Return how often each token id occurs in this split, int64 [vocab_size]."""
@@ -191,19 +187,18 @@ class TokenSource(Source):
             self.read_ahead(range(number, min(number + READ_AHEAD, self.shards)))
             yield self.shard(number)
 
-    def sibling(self, split: str) -> TokenSource | None:
-        """Return another split of the prepared folder, or None if it has no document."""
-        if self._folder is None or not self.has_split(split):
+    def held_out(self) -> TokenSource | None:
+        """Return the validation split of the prepared folder, or None if it has no document."""
+        if self._folder is None:
             return None
-        return TokenSource.from_folder(
-            self._folder, self.settings, self.seed, split=split, verify=self._verify
-        )
+        there = Manifest.load(self._folder).splits.get("validation")
+        return self._open_held_out() if there is not None and there.documents else None
 
-    def has_split(self, split: str) -> bool:
-        """Return whether the prepared folder has documents in a split."""
+    def _open_held_out(self) -> TokenSource:
         assert self._folder is not None
-        there = Manifest.load(self._folder).splits.get(split)
-        return there is not None and there.documents > 0
+        return TokenSource.from_folder(
+            self._folder, self.settings, self.seed, split="validation", verify=self._verify
+        )
 
     def shard(self, number: int) -> TokenShard:
         """Return an open shard; its checksum is verified the first time."""

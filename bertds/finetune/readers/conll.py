@@ -20,7 +20,7 @@ from bertds.finetune.records import BYTE_ORDER_MARK, BadRows, Sentence, lines_of
 from bertds.system.logs import log
 
 DOCUMENT_START = "-DOCSTART-"
-_TAG = re.compile(r"O|[BIES]-.+")
+TAG = re.compile(r"O|[BIES]-.+")
 _COMMENT = re.compile(r"#(begin|end) document\b|#\s*[\w:.-]+\s*=\s|#\s+id\s+\S+(\s+\w+=\S+)*\s*$")
 _NEMO_TEXT = re.compile(r"text(_.*)?\.txt")
 
@@ -123,7 +123,7 @@ def is_comment(line: str, columns: int, *, tagged: bool, inside: bool) -> bool:
     # A line with a lone "#" is that word if the rest has the form of its columns.
     if columns and len(fields) != columns:
         return True
-    return len(fields) > 1 and tagged and not _TAG.fullmatch(fields[-1])
+    return len(fields) > 1 and tagged and not TAG.fullmatch(fields[-1])
 
 
 def _fault(values: list[str], columns: int, tagged: bool) -> str:
@@ -135,7 +135,7 @@ def _fault(values: list[str], columns: int, tagged: bool) -> str:
         return "a lone byte order mark (U+FEFF) as the word"
     if tagged and columns < 2:
         return "only one column: the tag is missing"
-    if tagged and not _TAG.fullmatch(values[-1]):
+    if tagged and not TAG.fullmatch(values[-1]):
         return f"{values[-1]!r} is not a tag (O, B-TYPE, I-TYPE)"
     return ""
 
@@ -220,7 +220,7 @@ def read_nemo(path: Path, *, split: str) -> tuple[list[Sentence], BadRows]:
     sentences = []
     for (number, line), tag_line in zip(lines, tag_lines, strict=True):
         words, tags = line.split(), tag_line.split()
-        odd = next((tag for tag in tags if not _TAG.fullmatch(tag)), None)
+        odd = next((tag for tag in tags if not TAG.fullmatch(tag)), None)
         if len(words) != len(tags):
             bad.add(
                 number,
@@ -254,7 +254,7 @@ def read_ner_jsonl(path: Path, *, split: str, tagged: bool = True) -> list[Sente
             found = count(len(tags), "tag") if isinstance(tags, list) else "no tags"
             raise DataError(f"{path}, line {number}: {count(len(words), 'token')}, but {found}")
         for tag in tags:
-            if not isinstance(tag, str) or not _TAG.fullmatch(tag):
+            if not isinstance(tag, str) or not TAG.fullmatch(tag):
                 raise DataError(f"{path}, line {number}: {tag!r} is not a tag (O, B-TYPE, I-TYPE)")
         sentences.append(Sentence(list(map(str, words)), iob2(tags), number))
     if not sentences:

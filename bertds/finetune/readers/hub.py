@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bertds.display.words import count
 from bertds.errors import DataError, short_reason
-from bertds.finetune.readers.conll import iob2, label_list
+from bertds.finetune.readers.conll import TAG, iob2, label_list
+from bertds.finetune.readers.squad import check_questions, refuse_unanswerable
 from bertds.finetune.readers.text import own_columns, parse_label
 from bertds.finetune.records import Question, Sentence, TextRow, check_cells
 from bertds.finetune.sampling import check_labels, limit_of, sample_places
@@ -89,7 +90,12 @@ def _rows(
     """Return the rows at ``places``; labels are those of the whole table."""
     if task.kind == "qa":
         chosen = zip(places, table.select(places), strict=True)
-        return [_question(record, where, number) for number, record in chosen]
+        found = (_question(record, where, number) for number, record in chosen)
+        questions, bad = check_questions(found, where, split=role)
+        data.left_out += bad.summary()
+        if task.name == "squad" and role != "test":
+            refuse_unanswerable(questions, where)
+        return questions
     if task.kind == "ner":
         return _sentences(table, where, role, data, places)
     return _texts(task, table, where, role, data, places, options)
@@ -170,7 +176,7 @@ def _sentences(
     sentences = []
     for number, record in zip(places, table.select(places), strict=True):
         # Tags are stored as numbers with names, or directly as text.
-        tags = [names[t] if names else str(t) for t in record[column]]
+        tags = [_tag(t, names, f"{where}, row {number}") for t in record[column]]
         if not record["tokens"]:
             continue
         if len(tags) != len(record["tokens"]):
@@ -184,16 +190,18 @@ def _sentences(
     return sentences
 
 
+def _tag(value: int | str, names: Sequence[str] | None, where: str) -> str:
+    if names and isinstance(value, int) and 0 <= value < len(names):
+        value = names[value]
+    if not isinstance(value, str) or not TAG.fullmatch(value):
+        raise DataError(f"{where}: {value!r} is not a tag (O, B-TYPE, I-TYPE)")
+    return value
+
+
 def _question(record: dict[str, Any], where: str, number: int) -> Question:
     try:
         texts, starts = record["answers"]["text"], record["answers"]["answer_start"]
         answers = list(zip(texts, map(int, starts), strict=True))
-        return Question(
-            str(record["id"]),
-            record["question"].strip(),
-            record["context"],
-            answers,
-            record.get("title", ""),
-        )
+        return Question(str(record["id"]), record["question"].strip(), record["context"], answers)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{where}, row {number}: not a SQuAD row ({error!r})") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bertds.errors import DataError
@@ -37,13 +37,27 @@ def read_squad(path: Path, *, split: str) -> tuple[list[Question], BadRows]:
 
 def questions_of(content: object, path: Path, *, split: str) -> tuple[list[Question], BadRows]:
     """Return the questions of a SQuAD file that was already parsed; see :func:`read_squad`."""
-    bad = BadRows(path, tolerated=True, what="question", kept=split != "train")
+    found = (_question(*where, split) for where in _walk(path, content))
+    return check_questions(found, path, split=split)
+
+
+def check_questions(
+    found: Iterable[Question], where: Path | str, *, split: str
+) -> tuple[list[Question], BadRows]:
+    """Check ids and offsets; see :func:`read_squad`.
+
+    Args:
+        found: the questions, from a file or a dataset.
+        where: its name, for messages.
+        split: train, dev or test.
+    """
+    bad = BadRows(where, tolerated=True, what="question", kept=split != "train")
     questions: list[Question] = []
     seen: set[str] = set()
-    for place, title, context, qa in _walk(path, content):
-        question = _question(place, title, context, qa, split)
+    for question in found:
+        context = question.context
         if question.id in seen:
-            raise DataError(f"{path}: the id {question.id!r} occurs twice")
+            raise DataError(f"{where}: the id {question.id!r} occurs twice")
         seen.add(question.id)
         # An offset is right if the context has the answer's text at that position.
         wrong = [
@@ -53,9 +67,9 @@ def questions_of(content: object, path: Path, *, split: str) -> tuple[list[Quest
         ]
         if wrong:
             text, start = wrong[0]
-            found = context[max(start, 0) : max(start, 0) + len(text)]
+            there = context[max(start, 0) : max(start, 0) + len(text)]
             bad.add(
-                question.id, f"answer {text!r} is not at position {start}; found {found!r} there"
+                question.id, f"answer {text!r} is not at position {start}; found {there!r} there"
             )
         if not wrong or split != "train":
             questions.append(question)
@@ -63,8 +77,22 @@ def questions_of(content: object, path: Path, *, split: str) -> tuple[list[Quest
     return questions, bad
 
 
-def _walk(path: Path, content: object) -> Iterator[tuple[str, str, str, object]]:
-    """Yield (place, title, context, qa); refuse any other layout."""
+def refuse_unanswerable(questions: Iterable[Question], where: Path | str) -> None:
+    """Refuse a question without an answer: version 1.1 has none, and its scoring would fail.
+
+    Raises:
+        DataError: names the question.
+    """
+    for question in questions:
+        if not question.answers:
+            raise DataError(
+                f"{where}: the question {question.id!r} has no answer, as in SQuAD 2.0; use --task "
+                "squad_v2"
+            )
+
+
+def _walk(path: Path, content: object) -> Iterator[tuple[str, str, object]]:
+    """Yield (place, context, qa); refuse any other layout."""
     articles = content.get("data") if isinstance(content, dict) else None
     if not isinstance(articles, list):
         raise DataError(f"{path}: no list 'data'; this is not the SQuAD format")
@@ -78,10 +106,10 @@ def _walk(path: Path, content: object) -> Iterator[tuple[str, str, str, object]]
             if not isinstance(context, str) or not isinstance(paragraph.get("qas"), list):
                 raise DataError(f"{place}: 'context' or 'qas' is missing")
             for q, qa in enumerate(paragraph["qas"]):
-                yield f"{place}.qas[{q}]", article.get("title", ""), context, qa
+                yield f"{place}.qas[{q}]", context, qa
 
 
-def _question(place: str, title: str, context: str, qa: object, split: str) -> Question:
+def _question(place: str, context: str, qa: object, split: str) -> Question:
     if not isinstance(qa, dict) or not isinstance(qa.get("question"), str) or "id" not in qa:
         raise DataError(f"{place}: 'id' or 'question' is missing")
     answers = []
@@ -100,4 +128,4 @@ def _question(place: str, title: str, context: str, qa: object, split: str) -> Q
     if not answers and not impossible and split != "test":
         raise DataError(f"{place}: no answers, but is_impossible is false")
     # Leading spaces of some questions cost tokens and have no meaning.
-    return Question(str(qa["id"]), qa["question"].strip(), context, answers, str(title))
+    return Question(str(qa["id"]), qa["question"].strip(), context, answers)

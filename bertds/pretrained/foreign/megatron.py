@@ -25,7 +25,6 @@ class MegatronBert:
         self, weights: dict[str, Tensor], config: dict[str, Any], vocab: Path | None
     ) -> None:
         self.weights, self.config, self.vocab = weights, config, vocab
-        self.missing: list[str] = []
 
     @classmethod
     def from_state_dict(
@@ -47,7 +46,7 @@ class MegatronBert:
         if not isinstance(heads, int) or heads < 1:
             raise CheckpointError(f"{path}: num_attention_heads is missing from its configuration")
         version = float(extra.get("checkpoint_version", 3.0))
-        weights, _ = parameter_names.from_megatron(state_dict, heads, version=version)
+        weights = parameter_names.from_megatron(state_dict, heads, version=version)
         table = weights["bert.embeddings.word_embeddings.weight"]
         vocab_size = int(values.get("vocab_size") or 0)
         if not vocab_size and vocab is not None:
@@ -81,7 +80,7 @@ class MegatronBert:
         }
         return cls({n: t.float().contiguous() for n, t in weights.items()}, config, vocab)
 
-    def write(self, out: Path, *, cased: bool, overwrite: bool = False) -> None:
+    def write(self, out: Path, *, cased: bool, overwrite: bool) -> None:
         """Write a Hugging Face folder; ``overwrite`` replaces an earlier conversion."""
         if self.vocab is None:
             raise CheckpointError("vocab.txt is missing next to the checkpoint; give --vocab FILE")

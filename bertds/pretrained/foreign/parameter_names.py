@@ -42,17 +42,16 @@ def tf_name(name: str) -> tuple[str, bool] | None:
     return (f"{path}.{renamed}", False) if renamed else None
 
 
-def from_tensorflow(checkpoint: TensorFlowCheckpoint) -> tuple[dict[str, Tensor], list[str]]:
-    """Read a :class:`.tensorflow_reader.TensorFlowCheckpoint` under transformers' names.
+def from_tensorflow(checkpoint: TensorFlowCheckpoint) -> dict[str, Tensor]:
+    """Read the weights of a TensorFlow checkpoint under transformers' names.
 
-    Returns:
-        The weights, and the names of dropped tensors (optimizer moments and counters).
+    Raises:
+        CheckpointError: it contains no BERT.
     """
-    weights, left_out = {}, []
+    weights = {}
     for name in checkpoint.entries:
         target = tf_name(name)
-        if target is None:
-            left_out.append(name)
+        if target is None:  # an optimizer's moment or a counter
             continue
         tensor = torch.from_numpy(checkpoint.read(name))
         weights[target[0]] = tensor.T.contiguous() if target[1] else tensor
@@ -62,7 +61,7 @@ def from_tensorflow(checkpoint: TensorFlowCheckpoint) -> tuple[dict[str, Tensor]
             f"{checkpoint.index}: no tensor is named bert/... (found {shown} ...); only the "
             "layout of Google's original BERT is supported"
         )
-    return weights, left_out
+    return weights
 
 
 # --------------------------------------------------------------------------------------------
@@ -134,8 +133,8 @@ def is_megatron(names: Iterable[str]) -> bool:
 
 
 def from_megatron(
-    state_dict: Mapping[str, Tensor], heads: int, *, version: float = 3.0
-) -> tuple[dict[str, Tensor], list[str]]:
+    state_dict: Mapping[str, Tensor], heads: int, *, version: float
+) -> dict[str, Tensor]:
     """Rename Megatron's BERT to transformers' MegatronBert, and split the joint projection.
 
     In Megatron's BERT a LayerNorm precedes each block, and none follows the embeddings. It is
@@ -147,20 +146,16 @@ def from_megatron(
         version: Megatron's ``checkpoint_version``. From 2.0 the rows of the joint projection are
             ordered [heads, 3, width of a head], in older versions [3, heads, width].
 
-    Returns:
-        The weights, and the names of dropped tensors.
-
     Raises:
         CheckpointError: there are no word embeddings.
     """
     weights: dict[str, Tensor] = {}
-    left_out = []
     for name, tensor in state_dict.items():
         target = _megatron_name(name)
         if target is None:
-            left_out.append(name)
+            continue
         # "#" marks the joint projection of query, key and value.
-        elif target.endswith("#"):
+        if target.endswith("#"):
             base, kind = target[:-1].rsplit(".", 1)
             width = tensor.shape[0] // (3 * heads)
             rest = tensor.shape[1:]
@@ -172,10 +167,9 @@ def from_megatron(
                 weights[f"{base}.{part}.{kind}"] = values.reshape(heads * width, *rest).contiguous()
         else:
             weights[target] = tensor
-    word_table = "bert.embeddings.word_embeddings.weight"
-    if word_table not in weights:
+    if "bert.embeddings.word_embeddings.weight" not in weights:
         raise CheckpointError("Megatron checkpoint: word embeddings are missing")
-    return weights, left_out
+    return weights
 
 
 def _megatron_name(name: str) -> str | None:

@@ -113,7 +113,7 @@ def map_tokenizer(keys: Keys, result: Translation) -> None:
     if (Path(data["path"]) / "manifest.json").is_file():
         return  # data prepared by data_prep contain their vocabulary
     if file is None and name is not None:
-        from bertds.pretrained.transformers_api import resolve
+        from bertds.data.model_names import resolve
 
         file = resolve(name)
         if lower is None:

@@ -133,8 +133,8 @@ def _model(keys: Keys, result: Translation) -> None:
         settings = _read_json(Path(file))
     elif not settings and name is not None:
         # Without a configuration NeMo starts from the named model's weights.
+        from bertds.data.model_names import resolve
         from bertds.pretrained.hf_config import read_config
-        from bertds.pretrained.transformers_api import resolve
 
         folder = resolve(name)
         settings = dict(read_config(folder))

@@ -115,7 +115,7 @@ def test_processes_that_share_a_cache_fetch_each_block_once(corpus: Path, tmp_pa
 def test_validation_rows_are_those_of_the_local_folder(corpus: Path, tmp_path: Path) -> None:
     def rows(path: object) -> list[np.ndarray]:
         data = config(path, tmp_path)
-        source = open_source(data, 1).sibling("validation")
+        source = open_source(data, 1).held_out()
         return [b.input_ids.numpy() for b in validation_batches(source, 4, 0, 1, seed=1)]
 
     with serve(corpus, ["refuse", "flip"]) as store:
@@ -343,7 +343,7 @@ def test_a_cache_that_holds_everything_needs_no_threads(corpus: Path, tmp_path: 
 def test_validation_does_not_stop_fetching_for_training(corpus: Path, tmp_path: Path) -> None:
     with serve(corpus) as store:
         source = open_source(config(store.url, tmp_path), 1)
-        held_out = source.sibling("validation")
+        held_out = source.held_out()
         source.samples_in_epoch(0)
         for path in files_of_shards(tmp_path / "shards"):
             path.unlink()
