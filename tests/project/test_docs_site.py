@@ -51,5 +51,5 @@ def test_the_search_works_where_pages_are_opened_as_files(repository: Path) -> N
     # Without it, the plugin adds a script from a CDN, and the search is missing without a network.
     (script,) = config["extra"]["polyfills"]
     assert "iframe-worker" in script  # by this word the plugin knows it
-    assert "window.IFrameWorker=" in (repository / "docs" / script).read_text(encoding="utf-8")
+    assert "window.IFrameWorker =" in (repository / "docs" / script).read_text(encoding="utf-8")
     assert config["hooks"] == ["docs/command_options.py"]
