@@ -46,6 +46,7 @@ POINTS = {
     "checkpoint.remove": "an old checkpoint is about to be removed",
     "store.patience": "value: how long a store may fail to answer, in seconds",
     "disk.free": "value: the free bytes of a file system",
+    "lock.remove": "the lock of a dead process is about to be removed",
     "prep.read": "bytes of a source on this machine are about to be read",
     "prep.report": "everything is prepared but the report and the manifest",
     "prep.manifest": "the report is written, the manifest is not",

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from bertds.errors import InUseError
 from bertds.system.atomic_files import TEMPORARY_PREFIX, explain_os_error, temporary_name
+from bertds.system.fault_points import reached
 from bertds.system.json_fields import parse_json
 from bertds.system.processes import start_time
 
@@ -134,19 +135,14 @@ class FolderLock:
         """
         text = json.dumps(this_process(self.purpose))
         try:
-            created = contended = False
+            created = False
             for _ in range(100):
-                created |= self._create_lock(text)
+                created |= create_lock(self.path, text)
                 found = self._read()
-                if created and contended:
-                    # A process that saw the same stale lock may take ours for it, then restores it.
-                    time.sleep(0.02)
-                    found = self._read()
                 if created and found == text:
                     self._hold(text)
                     remove_dead_candidates(self.path.parent, self.stale_seconds)
                     return self
-                contended = True
                 owner = self._living_owner()
                 if owner is not None:
                     raise InUseError(owner)
@@ -155,34 +151,24 @@ class FolderLock:
             raise explain_os_error(error, self.path) from error
         raise InUseError(f"{self.path.parent}: could not take the lock {self.path}")
 
-    def _create_lock(self, text: str) -> bool:
-        """Publish a lock; return False if there already is one."""
-        # A hard link to a complete file: the lock never exists half-written.
-        candidate = temporary_name(self.path.with_name("lock"))
-        candidate.unlink(missing_ok=True)
-        candidate.write_text(text, encoding="utf-8")
-        try:
-            os.link(candidate, self.path)
-        except FileExistsError:
-            return False
-        finally:
-            candidate.unlink(missing_ok=True)
-        return True
-
     def _remove_stale_lock(self, text: str | None) -> None:
         """Remove the lock with these contents, whose owner is dead, but no other lock."""
-        # Renamed before removal: of two processes that see a dead owner, only one succeeds.
-        stale = temporary_name(self.path.with_name("dead-lock"))
-        try:
-            os.rename(self.path, stale)
-        except FileNotFoundError:
-            time.sleep(0.01)
+        # One process at a time: two that see the same dead owner would otherwise race, and the
+        # slower one could remove the lock that the faster one has taken in the meantime.
+        turn = self.path.with_name(f"{TEMPORARY_PREFIX}lock-removal")
+        if not create_lock(turn, json.dumps(this_process(self.purpose))):
+            other = _text_of(turn)
+            if other and living_holder(turn, self.stale_seconds) is None:
+                _remove(turn, other)  # it was killed within these few lines
+            else:
+                time.sleep(0.01)
             return
-        if _text_of(stale) != text:
-            # Another process has already removed the stale lock, and this is its own: restore it.
-            with suppress(FileExistsError):
-                os.link(stale, self.path)
-        stale.unlink(missing_ok=True)
+        try:
+            if self._read() == text:
+                reached("lock.remove")
+                _remove(self.path, text)
+        finally:
+            turn.unlink(missing_ok=True)
 
     def _hold(self, text: str) -> None:
         """Record that this process holds the lock, and start to touch it."""
@@ -260,6 +246,35 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def create_lock(path: Path, text: str) -> bool:
+    """Publish a lock; return False if there already is one."""
+    # A hard link to a complete file: the lock never exists half-written.
+    candidate = temporary_name(path.with_name("lock"))
+    candidate.unlink(missing_ok=True)
+    candidate.write_text(text, encoding="utf-8")
+    try:
+        os.link(candidate, path)
+    except FileExistsError:
+        return False
+    finally:
+        candidate.unlink(missing_ok=True)
+    return True
+
+
+def _remove(path: Path, text: str | None) -> None:
+    """Remove a lock if these are its contents."""
+    stale = temporary_name(path.with_name("dead-lock"))
+    try:
+        os.rename(path, stale)
+    except FileNotFoundError:
+        return
+    if _text_of(stale) != text:
+        # Its owner was not dead and has released it, and another one has taken it: restore that.
+        with suppress(FileExistsError):
+            os.link(stale, path)
+    stale.unlink(missing_ok=True)
 
 
 def parse_lock(text: str | None) -> dict[str, Any]:

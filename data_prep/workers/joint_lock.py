@@ -29,6 +29,7 @@ from bertds.system.folder_lock import (
     MEMBER_FILES,
     STALE_SECONDS,
     FolderLock,
+    create_lock,
     in_use,
     living_holder,
     parse_lock,
@@ -122,7 +123,7 @@ class JointLock(FolderLock):
             if text == "":
                 self._register(self.token)
                 names = {"group": self.group, "session": self.token}
-                self._create_lock(json.dumps({**this_process(self.purpose), **names}))
+                create_lock(self.path, json.dumps({**this_process(self.purpose), **names}))
             elif lock.get("group") == self.group and self._is_session_alive(lock["session"]):
                 self._register(lock["session"])
             else:
