@@ -151,22 +151,12 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> Iterator[Finding]:
 
 def limits(limit: Callable[[int], tuple[int, int]] = resource.getrlimit) -> Iterator[Finding]:
     """Check the limits of open files and of pinned memory."""
-    files, most = limit(resource.RLIMIT_NOFILE)
-    endless = files == resource.RLIM_INFINITY
-    if endless or files >= OPEN_FILES:
-        yield True, "open files", "unlimited" if endless else f"{files:,}"
+    files = limit(resource.RLIMIT_NOFILE)[1]  # commands raise their own limit to this one
+    if files == resource.RLIM_INFINITY or files >= OPEN_FILES:
+        unlimited = files == resource.RLIM_INFINITY
+        yield True, "open files", "unlimited" if unlimited else f"{files:,}"
     else:
-        allowed = most == resource.RLIM_INFINITY or most >= OPEN_FILES
-        yield (
-            None,
-            "open files",
-            f"{files:,}; "
-            + (
-                "ulimit -n 65536"
-                if allowed
-                else f"raise nofile in /etc/security/limits.conf ({most:,})"
-            ),
-        )
+        yield None, "open files", f"{files:,}; raise nofile in /etc/security/limits.conf"
     # InfiniBand needs pinned memory for its buffers; without it the limit does not matter.
     pinned = limit(resource.RLIMIT_MEMLOCK)[0]
     free = pinned == resource.RLIM_INFINITY

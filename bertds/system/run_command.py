@@ -57,6 +57,7 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
     debug = "--debug" in arguments
     arguments = [expand_home(argument) for argument in arguments if argument != "--debug"]
     _open_closed_streams()
+    _allow_open_files()
     try:
         with _no_interrupt_is_lost():
             _check_current_folder()
@@ -91,6 +92,14 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
         found = os_error_of(error)
         if found is not None and not found.filename and found.errno in DISK_FULL:
             _report("error: the disk of the output or of a temporary file is full", debug)
+            return EXIT_FAILED
+        if found is not None and found.errno == errno.EMFILE:
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            _report(
+                f"error: too many open files; the limit of this process is {limit:,}: raise nofile "
+                "in /etc/security/limits.conf, or use ulimit -Hn",
+                debug,
+            )
             return EXIT_FAILED
         if _is_out_of_memory(error):
             reason = reason_of(error) or type(error).__name__
@@ -136,6 +145,17 @@ def _address_space() -> str:
         "; the cause may be that the address space of a process is limited to "
         f"{limit / 2**30:.3g} GiB: try again after `ulimit -v unlimited`"
     )
+
+
+def _allow_open_files() -> None:
+    """Raise this process's limit of open files, usually 1,024, as far as the system allows.
+
+    A mapped shard keeps its file open, and a large corpus has thousands of shards.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):  # macOS has a lower limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _open_closed_streams() -> None:

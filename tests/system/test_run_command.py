@@ -143,3 +143,32 @@ def test_a_limit_of_the_address_space_is_named(
         monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
         assert guarded(main, []) == 1
         assert (note in capsys.readouterr().err) == (limit == 2**31)
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_allowed() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found: list[tuple[int, int]] = []
+
+    def main(_: list[str]) -> int:
+        found.append(resource.getrlimit(resource.RLIMIT_NOFILE))
+        return 0
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] - 1, before[1]))
+    try:
+        assert guarded(main, []) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert found == [(before[1], before[1])]
+
+
+def test_too_many_open_files_name_the_limit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(_: list[str]) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
+    assert guarded(main, []) == 1
+    assert "error: too many open files; the limit of this process is 1,024" in (
+        capsys.readouterr().err
+    )
