@@ -32,7 +32,7 @@ from bertds.pipeline.stages import (
     work_folder,
 )
 from bertds.pipeline.summary import close
-from bertds.report.write import write_report
+from bertds.report.write import TITLE, write_report
 from bertds.system.arguments import CommandParser
 from bertds.system.idle_options import given_options, refuse_idle, refuse_together
 from bertds.system.option_types import finite
@@ -163,7 +163,8 @@ def main(argv: list[str] | None = None) -> int:
     scores = score_phases(runs, work / "scores.json", facts)
     say("report")
     try:
-        write_report(runs, work / "report")
+        title = "BERT on facts about countries" if is_demo else TITLE
+        write_report(runs, work / "report", title)
     except Exception as error:  # only the page is missing; the model is trained and exported
         print(f"the report could not be written: {type(error).__name__}: {error}", file=sys.stderr)
     close(work, runs, scores)

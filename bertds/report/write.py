@@ -10,8 +10,10 @@ from bertds.errors import ConfigError, DataError
 from bertds.system.atomic_files import atomic_path, write_text
 from bertds.system.logs import log
 
+TITLE = "BERT pre-training"
 
-def write_report(runs: list[Path], out: Path, title: str = "BERT pre-training") -> Path:
+
+def write_report(runs: list[Path], out: Path, title: str = TITLE) -> Path:
     """Write the page and its charts.
 
     Args:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from bertds.errors import EXIT_OK
-from bertds.report.write import write_report
+from bertds.report.write import TITLE, write_report
 from bertds.system.arguments import CommandParser, add_runs
 
 
@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="output folder for index.html and the figures (default: report)",
     )
-    parser.add_argument("--title", default="BERT pre-training", help="title of the report")
+    parser.add_argument("--title", default=TITLE, help="title of the report")
     return parser.parse_args(argv)
 
 
