@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from bertds.engine.compile_lock import compiling
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import BertdsError, ConfigError
 from bertds.optim.lamb import ShardedLamb
@@ -104,7 +105,8 @@ def _fused_adam(
     from deepspeed.ops.adam import FusedAdam
 
     try:
-        return FusedAdam(groups, adam_w_mode=decoupled, **numbers)
+        with compiling("fused_adam"):
+            return FusedAdam(groups, adam_w_mode=decoupled, **numbers)
     except Exception as error:
         raise BertdsError(
             f"DeepSpeed's FusedAdam could not be compiled ({_first_line(error)}); install the CUDA "
@@ -118,7 +120,8 @@ def _cpu_adam(
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
     try:
-        return DeepSpeedCPUAdam(groups, adamw_mode=decoupled, **numbers)
+        with compiling("cpu_adam"):
+            return DeepSpeedCPUAdam(groups, adamw_mode=decoupled, **numbers)
     except Exception as error:
         raise BertdsError(
             f"DeepSpeed's CPU Adam could not be compiled ({_first_line(error)}); install a C++ "
