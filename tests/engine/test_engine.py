@@ -277,10 +277,10 @@ def test_fp16_overflow_is_skipped_and_the_scale_is_state(stage: int) -> None:
 
 
 def test_offloaded_adam_without_a_compiler_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/nowhere")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     offload = {"offload_optimizer": {"device": "cpu", "pin_memory": False}}
     with pytest.raises(BertdsError, match="zero_force_ds_cpu_optimizer=false"):
         make_engine(values(1, zero=offload))
