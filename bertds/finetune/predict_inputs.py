@@ -8,9 +8,10 @@ from pathlib import Path
 
 from bertds.display.words import count
 from bertds.errors import DataError
+from bertds.finetune.readers.columns import PAIR_NAMES, TEXT_NAMES, choose_column
 from bertds.finetune.readers.conll import DOCUMENT_START, read_conll, read_ner_jsonl
 from bertds.finetune.readers.squad import questions_of, read_squad
-from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, choose_column, read_records
+from bertds.finetune.readers.text import read_records
 from bertds.finetune.records import (
     Question,
     Sentence,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from bertds.display.words import count
 from bertds.errors import DataError, short_reason
+from bertds.finetune.readers.columns import own_columns
 from bertds.finetune.readers.conll import TAG, iob2, label_list
 from bertds.finetune.readers.squad import check_questions, refuse_unanswerable
-from bertds.finetune.readers.text import own_columns, parse_label
+from bertds.finetune.readers.text import parse_label
 from bertds.finetune.records import Question, Sentence, TextRow, check_cells
 from bertds.finetune.sampling import check_labels, limit_of, sample_places
 from bertds.finetune.task_data import DataOptions, Rows, Split, TaskData
@@ -150,7 +151,11 @@ def _texts(
 
 
 def _label(
-    task: Task, value: Any, names: Sequence[str] | None, data: TaskData, where: str
+    task: Task,
+    value: int | float | str | None,
+    names: Sequence[str] | None,
+    data: TaskData,
+    where: str,
 ) -> int | float:
     """Return a label's number, or the score of a regression task."""
     # The library marks a missing class with -1.
@@ -160,7 +165,7 @@ def _label(
         # The labels of the files and of the Hub have the same order (GLUE: names or 0/1).
         return int(value)
     try:
-        return parse_label(names[value] if names else str(value), task.kind, data.labels)
+        return parse_label(names[int(value)] if names else str(value), task.kind, data.labels)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from bertds.display.words import count, listed
 from bertds.errors import DataError
+from bertds.finetune.readers.columns import ID_NAMES, USUAL_NAMES, choose_column, own_columns
 from bertds.finetune.records import (
     BYTE_ORDER_MARK,
     BadRows,
@@ -29,10 +30,6 @@ from bertds.finetune.tasks import Kind, Task
 from bertds.system.json_fields import parse_text_json
 from bertds.system.logs import log
 
-TEXT_NAMES = ("text", "sentence", "sentence1", "text_a", "premise", "question1")
-PAIR_NAMES = ("text_pair", "sentence2", "text_b", "hypothesis", "question2", "pair")
-LABEL_NAMES = ("label", "labels", "score", "class", "target")
-ID_NAMES = ("index", "id", "guid")
 _LONGEST_FIELD = 2**31 - 1
 HEADERLESS = ("text", "label")
 """Columns of NeMo's text classification files."""
@@ -204,10 +201,9 @@ def _is_headerless(table: list[tuple[int, list[str]]]) -> bool:
     another row.
     """
     first = table[0][1]
-    usual = {*TEXT_NAMES, *PAIR_NAMES, *LABEL_NAMES, *ID_NAMES}
     if len(first) > len(HEADERLESS) or len(table) < 2:
         return False
-    if usual.intersection(column.strip().lower() for column in first):
+    if USUAL_NAMES.intersection(column.strip().lower() for column in first):
         return False
     if len(first) == 1:
         return " " in first[0].strip()
@@ -269,56 +265,6 @@ def _read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return records
 
 
-def choose_column(
-    where: Path | str, columns: list[str], given: str, usual: tuple[str, ...], role: str
-) -> str | None:
-    """Return the column for a role: the given one, or the first of the usual names.
-
-    Raises:
-        DataError: the given column does not exist.
-    """
-    if given:
-        if given not in columns:
-            raise DataError(f"{where}: no column {given!r} for the {role}; found {columns}")
-        return given
-    return next((name for name in usual if name in columns), None)
-
-
-def own_columns(
-    where: Path | str, columns: list[str], given: tuple[str, str, str], split: str
-) -> tuple[str, str | None, str | None]:
-    """Return the columns of text, second text and label in a user's own data.
-
-    Args:
-        where: the file or the dataset, for messages.
-        columns: all columns.
-        given: the names that the user gave; "" = one of the usual names.
-        split: train, dev or test; a test split needs no labels.
-
-    Raises:
-        DataError: a column is missing, or has two roles.
-    """
-    text = choose_column(where, columns, given[0], TEXT_NAMES, "text")
-    pair = choose_column(where, columns, given[1], PAIR_NAMES, "second text")
-    label = choose_column(where, columns, given[2], LABEL_NAMES, "label")
-    if text is None:
-        raise DataError(
-            f"{where}: no text column ({', '.join(TEXT_NAMES)}); found {columns}; set --text-column"
-        )
-    if label is None and split != "test":
-        raise DataError(
-            f"{where}: no label column ({', '.join(LABEL_NAMES)}); found {columns}; set "
-            "--label-column"
-        )
-    used = (text, pair, None if split == "test" else label)
-    if doubled := next((name for name in used if name and used.count(name) > 1), None):
-        raise DataError(
-            f"{where}: column {doubled!r} is used twice; text, second text and label must be in "
-            "different columns (--text-column, --pair-column, --label-column)"
-        )
-    return text, pair, label
-
-
 def read_own(
     path: Path,
     *,
@@ -354,7 +300,8 @@ def read_own(
     columns = list(records[0][1])
     text, pair, label = own_columns(path, columns, given, split)
     index = choose_column(path, columns, "", ID_NAMES, "id")
-    used = (text, pair, None if split == "test" else label)
+    needed = None if split == "test" else label
+    used = (text, pair, needed)
     # An empty cell is more likely a fault of the file than an empty text.
     for number, record in records:
         for column in used:
@@ -366,7 +313,7 @@ def read_own(
                 )
         check_cells(f"{path}, line {number}", record, used)
         # Predictions are written as a table of one line per row.
-        for column in (index, None if split == "test" else label):
+        for column in (index, needed):
             if column is not None and re.search(r"[\t\r\n]", str(record.get(column)).strip()):
                 raise DataError(
                     f"{path}, line {number}: column {column!r} contains a tab or a line break "
