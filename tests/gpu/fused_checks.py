@@ -10,13 +10,16 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tests.gpu.attention_checks import half
+
+if TYPE_CHECKING:
+    from bertds.model.kernels.long_rows import Attended
 
 P = 0.1
 HEADS, WIDTH = 2, 64
@@ -60,8 +63,11 @@ def fused_attention_has_one_mask_in_both_directions(device: str, folder: Path) -
         keys, other_keys = draw_keys(2, torch.device(device))
 
         def forward(
-            qkv: Tensor, keys: Tensor = keys, short: bool = short, others: Any = others
-        ) -> Any:
+            qkv: Tensor,
+            keys: Tensor = keys,
+            short: bool = short,
+            others: tuple[Tensor, int, float] = others,
+        ) -> tuple[Tensor, Attended | None]:
             if short:
                 return short_rows.attend_short_rows(qkv, *others, keys), None
             attended = long_rows.attend_long_rows(qkv, *others, keys)
@@ -81,7 +87,7 @@ def fused_attention_has_one_mask_in_both_directions(device: str, folder: Path) -
         qkv = torch.randn(sum(lengths), 3, HEADS, WIDTH, device=device).to(half(device))
         upstream = torch.randn(sum(lengths), HEADS, WIDTH, device=device).to(half(device))
         output, attended = forward(qkv)
-        if short:
+        if attended is None:
             gradient, _ = short_rows.attend_short_rows_backward(upstream, qkv, *others, keys)
         else:
             gradient, _ = long_rows.attend_long_rows_backward(
@@ -98,7 +104,7 @@ def row_lengths(lengths: list[int], device: str) -> Tensor:
 
 
 def mask_of(
-    forward: Callable[[Tensor], tuple[Tensor, Any]], lengths: list[int], device: str
+    forward: Callable[[Tensor], tuple[Tensor, Attended | None]], lengths: list[int], device: str
 ) -> Tensor:
     """Float32 [T, heads, longest row]: 0, or the factor of what is kept.
 
