@@ -152,8 +152,8 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> Iterator[Finding]:
 def limits(limit: Callable[[int], tuple[int, int]] = resource.getrlimit) -> Iterator[Finding]:
     """Check the limits of open files and of pinned memory."""
     files = limit(resource.RLIMIT_NOFILE)[1]  # commands raise their own limit to this one
-    if files == resource.RLIM_INFINITY or files >= OPEN_FILES:
-        unlimited = files == resource.RLIM_INFINITY
+    unlimited = files == resource.RLIM_INFINITY
+    if unlimited or files >= OPEN_FILES:
         yield True, "open files", "unlimited" if unlimited else f"{files:,}"
     else:
         yield None, "open files", f"{files:,}; raise nofile in /etc/security/limits.conf"

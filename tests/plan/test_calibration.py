@@ -67,7 +67,7 @@ def test_calibration_separates_the_optimizer_and_what_each_micro_batch_moves(
         assert found.rate == pytest.approx(flops / product)
         rate = 28 * parameter_count(model, vocabulary) / update
         assert found.memory_rate == pytest.approx(rate)
-    # And each foretells the other.
+    # And each predicts the other.
     for made, given, seconds in ((many, few, 4 * (0.24 + 1.6) + 0.28), (few, many, 0.92)):
         assert planned(made, given).step.total == pytest.approx(seconds, rel=1e-3)
     # A run from before the time was recorded: all of it counts as products.
@@ -315,7 +315,7 @@ def test_calibration_with_two_processes(repository: Path, tiny_data: Path, tmp_p
 def test_time_of_a_real_run_within_25_percent_after_calibration(
     repository: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    """Half the depth and 33% of the micro batch foretell the whole.
+    """Half the depth and 33% of the micro batch predict the time of the whole.
 
     Both runs train at the same time and count CPU seconds, so that whatever else the machine does
     slows both alike; what is left (caches, shared cores) is measured again, three times at most.
